@@ -1,0 +1,263 @@
+"""Every config key that anchorkit adds to detectron2's, and the one way to load a config file."""
+
+import difflib
+import os
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .errors import UserError
+
+
+def add_anchorkit_config(cfg: CfgNode) -> None:
+    """Add anchorkit's keys, with their defaults, to a detectron2 config.
+
+    Args:
+        cfg: a config from :func:`detectron2.config.get_cfg`; changed in place.
+    """
+    _add_data_keys(cfg)
+    _add_solver_keys(cfg)
+    _add_backbone_keys(cfg)
+    _add_semi_anchored_keys(cfg)
+
+
+def _add_data_keys(cfg: CfgNode) -> None:
+    # Data sets of the user's own in COCO format: a list of [name, json, image_folder]. The names
+    # can then stand in DATASETS.TRAIN and TEST. Relative paths start at the working directory.
+    cfg.DATASETS.COCO_FORMAT = []
+    # Look at all annotations and image files before training and log one table of what is there.
+    cfg.DATASETS.CHECK = True
+    # False: invalid boxes are dropped with a count. True: the first one stops the run.
+    cfg.DATASETS.STRICT = False
+    # Images in a batch at evaluation, per process. detectron2 uses 1.
+    cfg.TEST.IMS_PER_BATCH = 1
+    # Pictures of detections beside ground truth that an evaluation draws, per data set. 0: none.
+    cfg.TEST.NUM_PICTURES = 8
+
+
+def _add_solver_keys(cfg: CfgNode) -> None:
+    # Number of classes of every anchorkit detector. 0: taken from the first data set's metadata.
+    cfg.MODEL.NUM_CLASSES = 0
+    # "SGD" (with MOMENTUM and NESTEROV) or "AdamW".
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Keep images and weights in channels-last order: faster on CPUs and on GPUs with AMP.
+    cfg.MODEL.CHANNELS_LAST = False
+    # Batches of IMS_PER_BATCH images whose gradients are averaged before one optimizer step.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # Write the training metrics (and synchronise the GPU) every so many iterations.
+    cfg.SOLVER.METRIC_PERIOD = 20
+    # Metric that decides which checkpoint is kept as model_best.pth. "": none is kept.
+    cfg.SOLVER.BEST_METRIC = "bbox/AP"
+    # Exponential moving average of the weights. It is evaluated in place of the raw weights, and
+    # saved beside them in each checkpoint. The decay of update k is min(DECAY, (1 + k) / (10 + k)).
+    cfg.SOLVER.EMA = CfgNode({"ENABLED": False, "DECAY": 0.9998})
+
+
+def _add_backbone_keys(cfg: CfgNode) -> None:
+    # Where P6 comes from: "p5" (FCOS, semi-anchored) or "res5" (RetinaNet, FoveaBox).
+    cfg.MODEL.FPN.TOP_BLOCK_IN_FEATURE = "p5"
+
+
+def _add_semi_anchored_keys(cfg: CfgNode) -> None:
+    # Semi-Anchored Detector; A1 to A23 are the decisions in projects/semi_anchored/METHOD.md.
+    node = CfgNode()
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Convolutions of each of the two towers, and their normalisation.
+    node.NUM_CONVS = 4
+    node.NORM = "GN"
+    # Initial foreground probability of the location classifier and of the anchor classifier (A14).
+    node.PRIOR_PROB = 0.01
+    node.ANCHOR_PRIOR_PROB = 0.01
+
+    # --- labels ---
+    # Who labels a location: "anchors" (the paper), "fcos" or "fcos_shrink" (Table 3).
+    node.LABELING = "anchors"
+    # "fcos_shrink": boxes are shrunk by this factor around their centre before labelling (A19).
+    node.SHRINK = 0.5
+    # "fcos", "fcos_shrink": upper ends of the levels' ranges of the largest side distance, pixels.
+    node.FCOS_RANGES = [64.0, 128.0, 256.0, 512.0]
+    # IoU of an anchor with a box from which on it is positive, and below which it is background.
+    # Between the two it is ignored; equal values mean no band (A7).
+    node.IOU_THRESHOLDS = [0.5, 0.5]
+    # The best anchor of each box is positive whatever its IoU is, if that is above 0 (A9).
+    node.LOW_QUALITY_MATCHES = True
+    # Location with ignored and no positive anchors: ignored (True) or background (A8).
+    node.IGNORE_LOCATIONS = True
+    # Weight of background in the vote of eq. 1, in [0, 1). 0 means eq. 4: a location is background
+    # only if all its anchors are. By Proposition 1 every value below 1 / K is the same.
+    node.GAMMA = 0.0
+
+    # --- location classification: focal loss ---
+    node.LOCATION_FOCAL_ALPHA = 0.25
+    node.LOCATION_FOCAL_BETA = 1.0
+
+    # --- box regression ---
+    # Anchors that are regressed at a positive location: "positive", "all" or "best" (A1).
+    node.REGRESSED_ANCHORS = "positive"
+    # Target of a regressed anchor: the box it overlaps most ("anchor") or the location's (A2).
+    node.REGRESSION_TARGET = "anchor"
+    # "iou_log" (-log IoU), "iou_linear" (1 - IoU), "giou" (A11).
+    node.BOX_LOSS = "iou_log"
+    node.BOX_LOSS_WEIGHT = 2.0
+    # Weights of the (dx, dy, dw, dh) box code (A12).
+    node.BBOX_REG_WEIGHTS = [10.0, 10.0, 5.0, 5.0]
+
+    # --- anchor classification ---
+    # "smoothed_focal" (eqs 2 and 3), "focal" (hard labels, Table 5), "quality_focal".
+    node.ANCHOR_LOSS = "smoothed_focal"
+    node.ANCHOR_LOSS_WEIGHT = 1.0
+    node.ANCHOR_FOCAL_ALPHA = 0.25
+    node.ANCHOR_FOCAL_BETA = 2.0
+    # Exponent sigma of eq. 2.
+    node.SIGMA = 0.9
+    # A refined anchor is matched with all boxes of the location's class ("class") or with the
+    # location's box alone ("location") (A3), and is positive from this IoU on (A4).
+    node.REFINED_MATCH = "class"
+    node.REFINED_IOU_THRESHOLD = 0.5
+    # Make the best refined anchor positive where none reaches the threshold (A5).
+    node.FORCE_BEST_REFINED = False
+
+    # --- inference ---
+    # "top" (TOPK best anchors of a location), "positive" (all anchors above ANCHOR_THRESH_TEST) or
+    # "random" (one random anchor scored by its location alone: Table 2, without the classifier).
+    node.ANCHOR_SELECTION = "top"
+    node.ANCHOR_TOPK = 1
+    node.ANCHOR_THRESH_TEST = 0.1
+    # The score threshold is compared with the location's score, or with the product (A16).
+    node.THRESHOLD_ON = "location"
+    node.SCORE_THRESH_TEST = 0.05
+    node.TOPK_CANDIDATES_TEST = 1000
+    node.NMS_THRESH_TEST = 0.5
+    cfg.MODEL.SEMI_ANCHORED = node
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """Load a YAML config with its ``_BASE_`` files, then apply ``KEY VALUE`` pairs.
+
+    Example:
+        >>> cfg = load_config("configs/quick/semi_anchored_retinanet_digit_scenes.yaml",
+        ...                   ["SOLVER.MAX_ITER", "10"])
+
+    Args:
+        path: the config file; "" means detectron2's and anchorkit's defaults.
+        overrides: keys and values in turn, as on the command line.
+
+    Returns:
+        A config that is not frozen.
+
+    Raises:
+        UserError: a missing file, an unknown key (with the nearest known one), a value of the wrong
+            type, YAML that is not plain data, or an odd number of overrides.
+    """
+    cfg = get_cfg()
+    add_anchorkit_config(cfg)
+    if path:
+        _merge_file(cfg, path)
+    _merge_overrides(cfg, list(overrides))
+    return cfg
+
+
+def num_classes(cfg: CfgNode) -> int:
+    """Class count of a detector: ``MODEL.NUM_CLASSES``, or that of the first data set if it is 0.
+
+    Raises:
+        UserError: neither the key nor a registered data set says how many classes there are.
+    """
+    if cfg.MODEL.NUM_CLASSES > 0:
+        return cfg.MODEL.NUM_CLASSES
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        if classes:
+            return len(classes)
+    raise UserError(
+        "the number of classes is not known: MODEL.NUM_CLASSES is 0 and no data set in "
+        f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} or DATASETS.TEST "
+        f"{tuple(cfg.DATASETS.TEST)} has class names; set MODEL.NUM_CLASSES"
+    )
+
+
+def check_choice(key: str, value: str, choices: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``choices``; otherwise a UserError names ``key``."""
+    if value not in choices:
+        raise UserError(f"{key} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def check_registered(names: Sequence[str], key: str) -> None:
+    """Raise a :class:`UserError` with the nearest known name for a data set that is unknown."""
+    for name in names:
+        if name not in DatasetCatalog.keys():
+            raise UserError(
+                f"{key}: no data set {name!r}{_nearest(name, DatasetCatalog.keys())}; your own is "
+                "made known with DATASETS.COCO_FORMAT \"[['NAME', 'FILE.json', 'FOLDER']]\""
+            )
+
+
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    if not os.path.isfile(path):
+        folder = os.path.dirname(path) or "."
+        there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        raise UserError(f"no config file {path}{_nearest(os.path.basename(path), there)}")
+    try:
+        loaded = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: its _BASE_ file {error.filename} does not exist") from error
+    except UserError:
+        raise
+    except Exception as error:
+        first_line = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read as plain YAML: {first_line}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: expected a mapping of config keys, got {type(loaded).__name__}")
+    version = loaded.pop("VERSION", cfg.VERSION)
+    if version != cfg.VERSION:
+        raise UserError(f"{path}: config VERSION {version}; anchorkit reads version {cfg.VERSION}")
+    loaded = CfgNode(loaded)
+    _check_keys(loaded, cfg, path)
+    try:
+        cfg.merge_from_other_cfg(loaded)
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
+    if len(overrides) % 2:
+        raise UserError(
+            f"config overrides are KEY VALUE pairs; the last one, {overrides[-1]!r}, has no value"
+        )
+    for key, value in zip(overrides[0::2], overrides[1::2], strict=True):
+        known = dict(_leaves(cfg))
+        if key not in known:
+            raise UserError(f"no config key {key}{_nearest(key, known)}")
+        try:
+            cfg.merge_from_list([key, value])
+        except (ValueError, AssertionError) as error:
+            wanted = type(known[key]).__name__
+            raise UserError(f"config key {key}: expected {wanted}, got {value!r}") from error
+
+
+def _check_keys(loaded: CfgNode, known: CfgNode, path: str, prefix: str = "") -> None:
+    for key, value in loaded.items():
+        name = prefix + key
+        if key not in known:
+            leaves = [prefix + leaf for leaf, _ in _leaves(known)]
+            raise UserError(f"{path}: no config key {name}{_nearest(name, leaves)}")
+        if isinstance(known[key], CfgNode) and len(known[key]):
+            if not isinstance(value, CfgNode):
+                raise UserError(f"{path}: {name} holds further keys; got {value!r}")
+            _check_keys(value, known[key], path, name + ".")
+
+
+def _leaves(cfg: CfgNode, prefix: str = ""):
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode) and len(value):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _nearest(name: str, known) -> str:
+    """`` ; did you mean X?`` for the known name most like ``name``; "" when none is."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {match[0]}?" if match else ""
