@@ -1,0 +1,50 @@
+"""Plain tensor helpers for boxes. Boxes are XYXY in pixels of the network's input."""
+
+import torch
+from torch import Tensor
+
+
+def aligned_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Intersection over union of boxes that stand at the same place; the shapes broadcast.
+
+    ``aligned_iou(a[:, None], b)`` is the matrix of all pairs.
+
+    Args:
+        boxes1, boxes2: (..., 4), pixels. A box without area overlaps nothing.
+
+    Returns:
+        (...): values in [0, 1]; 0 where both boxes have no area.
+    """
+    intersection, union = _intersection_and_union(boxes1, boxes2)
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def aligned_giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Generalised IoU of aligned boxes (Rezatofighi et al., 2019), shapes as :func:`aligned_iou`.
+
+    Returns:
+        (...): values in [-1, 1].
+    """
+    intersection, union = _intersection_and_union(boxes1, boxes2)
+    tiny = torch.finfo(union.dtype).tiny
+    outer_size = (
+        torch.maximum(boxes1[..., 2:], boxes2[..., 2:])
+        - torch.minimum(boxes1[..., :2], boxes2[..., :2])
+    ).clamp(min=0)
+    outer = outer_size[..., 0] * outer_size[..., 1]
+    return intersection / union.clamp(min=tiny) - (outer - union) / outer.clamp(min=tiny)
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Area of boxes (..., 4) in square pixels; 0 for boxes turned inside out."""
+    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    return size[..., 0] * size[..., 1]
+
+
+def _intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    size = (
+        torch.minimum(boxes1[..., 2:], boxes2[..., 2:])
+        - torch.maximum(boxes1[..., :2], boxes2[..., :2])
+    ).clamp(min=0)
+    intersection = size[..., 0] * size[..., 1]
+    return intersection, box_area(boxes1) + box_area(boxes2) - intersection

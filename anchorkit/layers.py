@@ -1,0 +1,42 @@
+"""Small network parts that several heads share."""
+
+import math
+
+from detectron2.layers import get_norm
+from torch import nn
+
+
+def conv_tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
+    """``num_convs`` times 3x3 convolution, normalisation, ReLU, shared by all feature levels.
+
+    Args:
+        channels: of the input and of every convolution.
+        num_convs: 0 gives an empty tower that returns its input.
+        norm: "GN" (32 groups), or "" for none. Batch normalisation shared by levels would mix
+            their statistics and is refused.
+
+    Raises:
+        ValueError: a normalisation other than "GN" or "".
+    """
+    if norm not in ("GN", ""):
+        raise ValueError(f"towers are shared by feature levels: norm is 'GN' or '', not {norm!r}")
+    layers: list[nn.Module] = []
+    for _ in range(num_convs):
+        layers.append(head_conv(channels, channels, bias=not norm))
+        if norm:
+            layers.append(get_norm(norm, channels))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def head_conv(in_channels: int, out_channels: int, bias: bool = True, prior: float = 0.5):
+    """3x3 convolution initialised as RetinaNet's heads are: weights N(0, 0.01).
+
+    Args:
+        prior: the probability that the sigmoid of the output starts with (0.5 is a zero bias).
+    """
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
+    nn.init.normal_(conv.weight, std=0.01)
+    if bias:
+        nn.init.constant_(conv.bias, math.log(prior / (1 - prior)))
+    return conv
