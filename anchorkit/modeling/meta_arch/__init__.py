@@ -1,0 +1,6 @@
+"""Detectors, in detectron2's registry of meta-architectures."""
+
+from .retinanet import BaselineRetinaNet
+from .semi_anchored import SemiAnchoredDetector, SemiAnchoredRetinaNet
+
+__all__ = ["BaselineRetinaNet", "SemiAnchoredDetector", "SemiAnchoredRetinaNet"]

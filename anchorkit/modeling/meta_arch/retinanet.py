@@ -1,0 +1,46 @@
+"""The baseline that the semi-anchored detector is compared with."""
+
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator
+from detectron2.modeling.meta_arch import RetinaNet
+
+from ...config import num_classes
+from ..heads import RetinaNetHead
+from ..normalizer import mean_over_ranks
+
+
+@META_ARCH_REGISTRY.register()
+class BaselineRetinaNet(RetinaNet):
+    """detectron2's RetinaNet on anchorkit's towers, so that only the method differs.
+
+    Labels, losses and inference are detectron2's. The towers are those of
+    :class:`SemiAnchoredHead` (``MODEL.RETINANET.NUM_CONVS`` and ``NORM``), and the losses are
+    divided by the number of positive anchors averaged over processes: detectron2 keeps a running
+    mean for each process, which a checkpoint does not hold.
+    """
+
+    @configurable
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+
+    @classmethod
+    def from_config(cls, cfg):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.RETINANET.NUM_CLASSES = num_classes(cfg)
+        norm, cfg.MODEL.RETINANET.NORM = cfg.MODEL.RETINANET.NORM, ""
+        arguments = super().from_config(cfg)
+        shapes = arguments["backbone"].output_shape()
+        feature_shapes = [shapes[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
+        arguments["head"] = RetinaNetHead(
+            in_channels=feature_shapes[0].channels,
+            num_classes=cfg.MODEL.RETINANET.NUM_CLASSES,
+            num_anchors=build_anchor_generator(cfg, feature_shapes).num_cell_anchors[0],
+            num_convs=cfg.MODEL.RETINANET.NUM_CONVS,
+            norm=norm,
+            prior_prob=cfg.MODEL.RETINANET.PRIOR_PROB,
+        )
+        return arguments
+
+    def _ema_update(self, name, value, initial_value, momentum=0.9):
+        return mean_over_ranks(self.pixel_mean.new_tensor(value)).item()

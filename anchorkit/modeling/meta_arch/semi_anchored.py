@@ -1,0 +1,445 @@
+"""The Semi-Anchored Detector (Qian et al., 2020) for any host: losses and inference."""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
+from fvcore.nn import sigmoid_focal_loss
+from torch import Tensor, nn
+
+from ...assigners import FCOSAssigner, SemiAnchoredAssigner, SemiAnchoredAssignment
+from ...config import check_choice, num_classes
+from ...geometry import aligned_iou
+from ...losses import (
+    BOX_LOSSES,
+    box_iou_loss,
+    quality_focal_loss,
+    smoothed_focal_loss,
+    soft_anchor_targets,
+)
+from ..heads import SemiAnchoredHead, SemiAnchoredPredictions
+from ..normalizer import mean_over_ranks
+from ..postprocess import (
+    ANCHOR_SELECTIONS,
+    level_candidates,
+    non_maximum_suppression,
+    select_anchors,
+)
+
+# Entries of the table of refined boxes against ground truth that is held at a time.
+_IOU_ENTRIES = 1 << 21
+
+
+class SemiAnchoredDetector(DenseDetector):
+    """Classify locations, regress several anchors at the positive ones, then pick the anchor.
+
+    The host supplies the body, the head (its output is :class:`SemiAnchoredPredictions`) and the
+    anchors; their number at a location may differ between levels.
+
+    Args:
+        backbone, head, head_in_features, pixel_mean, pixel_std: as in detectron2's DenseDetector.
+        anchor_generator: makes the anchors of each level, those of a location side by side.
+        box2box_transform: codes a box relative to its anchor.
+        assigner: labels locations and anchors.
+        num_classes: C.
+        location_focal: alpha and beta of the location classifier's focal loss.
+        box_loss, box_loss_weight: kind (see :func:`box_iou_loss`) and weight of the regression.
+        anchor_loss, anchor_loss_weight: "smoothed_focal", "focal" or "quality_focal", and weight.
+        anchor_focal: alpha and beta of the anchor classifier's loss.
+        sigma: exponent of eq. 2.
+        refined_match: a refined anchor is matched with all boxes of its location's class
+            ("class") or with the location's box alone ("location").
+        refined_iou_threshold: IoU from which on a refined anchor is positive.
+        force_best_refined: where none is, the best one becomes positive.
+        anchor_selection, anchor_topk, anchor_threshold: see :func:`select_anchors`.
+        threshold_on, score_threshold, topk_candidates: see :func:`level_candidates`.
+        nms_threshold: IoU above which the lower of two detections of a class is suppressed.
+        max_detections: per image.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        head: nn.Module,
+        head_in_features: Sequence[str],
+        anchor_generator: nn.Module,
+        box2box_transform: Box2BoxTransform,
+        assigner: SemiAnchoredAssigner,
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        location_focal: tuple[float, float] = (0.25, 1.0),
+        box_loss: str = "iou_log",
+        box_loss_weight: float = 2.0,
+        anchor_loss: str = "smoothed_focal",
+        anchor_loss_weight: float = 1.0,
+        anchor_focal: tuple[float, float] = (0.25, 2.0),
+        sigma: float = 0.9,
+        refined_match: str = "class",
+        refined_iou_threshold: float = 0.5,
+        force_best_refined: bool = False,
+        anchor_selection: str = "top",
+        anchor_topk: int = 1,
+        anchor_threshold: float = 0.1,
+        threshold_on: str = "location",
+        score_threshold: float = 0.05,
+        topk_candidates: int = 1000,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+    ):
+        super().__init__(
+            backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std
+        )
+        self.anchor_generator = anchor_generator
+        self.box2box_transform = box2box_transform
+        self.assigner = assigner
+        self.num_classes = num_classes
+        self.location_focal = location_focal
+        self.box_loss, self.box_loss_weight = box_loss, box_loss_weight
+        self.anchor_loss, self.anchor_loss_weight = anchor_loss, anchor_loss_weight
+        self.anchor_focal = anchor_focal
+        self.sigma = sigma
+        self.refined_match = refined_match
+        self.refined_iou_threshold = refined_iou_threshold
+        self.force_best_refined = force_best_refined
+        self.anchor_selection = anchor_selection
+        self.anchor_topk = anchor_topk
+        self.anchor_threshold = anchor_threshold
+        self.threshold_on = threshold_on
+        self.score_threshold = score_threshold
+        self.topk_candidates = topk_candidates
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+
+    def forward_training(self, images, features, predictions, gt_instances) -> dict[str, Tensor]:
+        return self.losses(self.grid_anchors(features), predictions, gt_instances)
+
+    def forward_inference(self, images, features, predictions) -> list[Instances]:
+        return self.inference(self.grid_anchors(features), predictions, images.image_sizes)
+
+    def grid_anchors(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Anchors of each level, (H, W, K, 4) in pixels, for feature maps (N, D, H, W)."""
+        levels = self.anchor_generator(features)
+        return [
+            boxes.tensor.view(*feature.shape[-2:], -1, 4)
+            for boxes, feature in zip(levels, features, strict=True)
+        ]
+
+    def losses(
+        self,
+        anchors: Sequence[Tensor],
+        predictions: SemiAnchoredPredictions,
+        gt_instances: Sequence[Instances],
+    ) -> dict[str, Tensor]:
+        """The three losses of section 3, each divided by its own count over all processes.
+
+        Args:
+            anchors: for each level (H, W, K, 4).
+            predictions: the head's output for N images.
+            gt_instances: N Instances with ``gt_boxes`` and ``gt_classes``.
+
+        Returns:
+            "loss_location", "loss_box" and "loss_anchor", float32 scalars.
+        """
+        location_logits = _flatten(predictions.location_logits, self.num_classes).float()
+        box_deltas = _flatten(predictions.box_deltas, 4)
+        anchor_logits = _flatten(predictions.anchor_logits, 1)[..., 0]
+        assignments = [self.assigner(anchors, instances) for instances in gt_instances]
+        flat_anchors = torch.cat([level.flatten(0, 2) for level in anchors])
+
+        loss_location, num_locations = self._location_loss(location_logits, assignments)
+        loss_box, num_boxes = self._box_loss(box_deltas, flat_anchors, assignments, gt_instances)
+        loss_anchor, num_refined = self._anchor_loss(
+            anchor_logits, box_deltas.detach(), flat_anchors, assignments, gt_instances
+        )
+        counts = torch.stack([num_locations, num_boxes, num_refined])
+        _log_counts(counts, len(gt_instances))
+        normalizers = mean_over_ranks(counts)
+        return {
+            "loss_location": loss_location / normalizers[0],
+            "loss_box": self.box_loss_weight * loss_box / normalizers[1],
+            "loss_anchor": self.anchor_loss_weight * loss_anchor / normalizers[2],
+        }
+
+    def _location_loss(
+        self, logits: Tensor, assignments: Sequence[SemiAnchoredAssignment]
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the focal loss of all locations (N, P, C), and the number of positive ones."""
+        labels = torch.stack([assignment.locations.labels for assignment in assignments])
+        is_positive = (labels >= 0) & (labels < self.num_classes)
+        targets = torch.zeros_like(logits)
+        image, location = is_positive.nonzero().unbind(1)
+        targets[image, location, labels[image, location]] = 1
+        alpha, beta = self.location_focal
+        losses = sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=beta)
+        return (losses.sum(dim=2) * (labels >= 0)).sum(), is_positive.sum()
+
+    def _box_loss(
+        self,
+        deltas: Tensor,
+        anchors: Tensor,
+        assignments: Sequence[SemiAnchoredAssignment],
+        gt_instances: Sequence[Instances],
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the IoU loss of the regressed anchors, and their number."""
+        gt_index = torch.stack([assignment.box_gt_index for assignment in assignments])
+        image, anchor = (gt_index >= 0).nonzero().unbind(1)
+        boxes = self.box2box_transform.apply_deltas(deltas[image, anchor], anchors[anchor])
+        # Boxes of all images stand in one tensor; an image's first one has this index.
+        counts = torch.tensor([0] + [len(instances) for instances in gt_instances])
+        first = counts.cumsum(0).to(image.device)
+        gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
+        targets = gt_boxes[gt_index[image, anchor] + first[image]]
+        return box_iou_loss(boxes, targets, self.box_loss).sum(), gt_index.new_tensor(len(anchor))
+
+    def _anchor_loss(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        assignments: Sequence[SemiAnchoredAssignment],
+        gt_instances: Sequence[Instances],
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the anchor classifier's loss, and the number of refined positive anchors."""
+        chosen_logits, iou, location = [], [], []
+        num_locations = len(assignments[0].locations.labels)
+        for index, (assignment, instances) in enumerate(
+            zip(assignments, gt_instances, strict=True)
+        ):
+            location_gt = assignment.locations.gt_index[assignment.anchor_location]
+            anchor = (location_gt >= 0).nonzero()[:, 0]
+            boxes = self.box2box_transform.apply_deltas(deltas[index, anchor], anchors[anchor])
+            iou.append(self._refined_iou(boxes, location_gt[anchor], instances))
+            chosen_logits.append(logits[index, anchor])
+            location.append(assignment.anchor_location[anchor] + index * num_locations)
+        chosen_logits = torch.cat(chosen_logits)
+        is_positive, soft_targets = self._refined_labels(torch.cat(iou), torch.cat(location))
+        alpha, beta = self.anchor_focal
+        if self.anchor_loss == "quality_focal":
+            losses = quality_focal_loss(chosen_logits, soft_targets, is_positive, beta=beta)
+        else:
+            if self.anchor_loss == "focal":
+                soft_targets = torch.ones_like(soft_targets)
+            losses = smoothed_focal_loss(
+                chosen_logits, soft_targets, is_positive, alpha=alpha, beta=beta
+            )
+        return losses.sum(), is_positive.sum()
+
+    @torch.no_grad()
+    def _refined_iou(self, boxes: Tensor, location_gt: Tensor, instances: Instances) -> Tensor:
+        """IoU of refined boxes (Q, 4) with the boxes they may stand for, at locations of a box."""
+        gt_boxes, gt_classes = instances.gt_boxes.tensor, instances.gt_classes
+        if self.refined_match == "location" or len(boxes) == 0:
+            return aligned_iou(boxes, gt_boxes[location_gt])
+        best = []
+        for rows in torch.arange(len(boxes), device=boxes.device).split(
+            max(1, _IOU_ENTRIES // len(gt_boxes))
+        ):
+            same_class = gt_classes[location_gt[rows], None] == gt_classes
+            iou = aligned_iou(boxes[rows, None], gt_boxes)
+            best.append((iou * same_class).amax(dim=1))
+        return torch.cat(best)
+
+    def _refined_labels(self, iou: Tensor, location: Tensor) -> tuple[Tensor, Tensor]:
+        """Which refined anchors (Q,) are positive, and their soft targets by eq. 2.
+
+        ``location`` (Q,) tells which anchors belong together; those of one stand side by side.
+        """
+        is_positive = iou >= self.refined_iou_threshold
+        _, row, counts = location.unique_consecutive(return_inverse=True, return_counts=True)
+        column = torch.arange(len(iou), device=iou.device) - (counts.cumsum(0) - counts)[row]
+        # Levels may differ in the number of anchors: the table is filled up with IoU 0.
+        table = iou.new_zeros(len(counts), max(self.anchor_generator.num_cell_anchors))
+        table[row, column] = iou
+        if self.force_best_refined:
+            has_none = (table < self.refined_iou_threshold).all(dim=1)
+            is_best = (iou > 0) & (iou == table.amax(dim=1)[row])
+            is_positive = is_positive | (is_best & has_none[row])
+        return is_positive, soft_anchor_targets(table, self.sigma)[row, column]
+
+    @torch.no_grad()
+    def inference(
+        self,
+        anchors: Sequence[Tensor],
+        predictions: SemiAnchoredPredictions,
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> list[Instances]:
+        """Detections of N images (section 3.3); shapes as in :meth:`losses`.
+
+        Args:
+            image_sizes: height and width of each image in pixels, without padding.
+        """
+        levels = [
+            (
+                level.flatten(0, 1),
+                _flatten([location_logits], self.num_classes),
+                _flatten([box_deltas], 4).view(len(box_deltas), -1, level.shape[2], 4),
+                anchor_logits.flatten(2).transpose(1, 2),
+            )
+            for level, location_logits, box_deltas, anchor_logits in zip(
+                anchors, *predictions, strict=True
+            )
+        ]
+        # A new generator for each call keeps a random choice of anchors repeatable.
+        generator = torch.Generator().manual_seed(0)
+        results = []
+        for index, image_size in enumerate(image_sizes):
+            candidates = [
+                self._level_candidates(level[0], *(part[index] for part in level[1:]), generator)
+                for level in levels
+            ]
+            results.append(
+                non_maximum_suppression(
+                    candidates,
+                    image_size,
+                    iou_threshold=self.nms_threshold,
+                    max_detections=self.max_detections,
+                )
+            )
+        return results
+
+    def _level_candidates(
+        self,
+        anchors: Tensor,
+        location_logits: Tensor,
+        deltas: Tensor,
+        anchor_logits: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and classes of one level: (P, K, 4), (P, C), (P, K, 4), (P, K)."""
+        anchor_scores, anchor_index = select_anchors(
+            anchor_logits,
+            selection=self.anchor_selection,
+            topk=self.anchor_topk,
+            threshold=self.anchor_threshold,
+            generator=generator,
+        )
+        scores, classes, location, chosen = level_candidates(
+            location_logits,
+            anchor_scores,
+            score_threshold=self.score_threshold,
+            threshold_on=self.threshold_on,
+            topk=self.topk_candidates,
+        )
+        anchor = anchor_index[location, chosen]
+        boxes = self.box2box_transform.apply_deltas(
+            deltas[location, anchor], anchors[location, anchor]
+        )
+        return boxes, scores, classes
+
+
+@META_ARCH_REGISTRY.register()
+class SemiAnchoredRetinaNet(SemiAnchoredDetector):
+    """The Semi-Anchored Detector on RetinaNet's body, neck and towers."""
+
+    @configurable
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+
+    @classmethod
+    def from_config(cls, cfg):
+        keys = cfg.MODEL.SEMI_ANCHORED
+        backbone = build_backbone(cfg)
+        shapes = [backbone.output_shape()[name] for name in keys.IN_FEATURES]
+        anchor_generator = build_anchor_generator(cfg, shapes)
+        head = SemiAnchoredHead(
+            in_channels=shapes[0].channels,
+            num_classes=num_classes(cfg),
+            num_anchors=anchor_generator.num_cell_anchors[0],
+            num_convs=keys.NUM_CONVS,
+            norm=keys.NORM,
+            prior_prob=keys.PRIOR_PROB,
+            anchor_prior_prob=keys.ANCHOR_PRIOR_PROB,
+        )
+        return {
+            "backbone": backbone,
+            "head": head,
+            "head_in_features": keys.IN_FEATURES,
+            "anchor_generator": anchor_generator,
+            **_common_arguments(cfg),
+        }
+
+
+def _common_arguments(cfg) -> dict:
+    """What every host of the method reads from its config."""
+    keys = cfg.MODEL.SEMI_ANCHORED
+    return {
+        "box2box_transform": Box2BoxTransform(weights=tuple(keys.BBOX_REG_WEIGHTS)),
+        "assigner": _build_assigner(cfg),
+        "num_classes": num_classes(cfg),
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "location_focal": (keys.LOCATION_FOCAL_ALPHA, keys.LOCATION_FOCAL_BETA),
+        "box_loss": _choice(cfg, "BOX_LOSS", BOX_LOSSES),
+        "box_loss_weight": keys.BOX_LOSS_WEIGHT,
+        "anchor_loss": _choice(cfg, "ANCHOR_LOSS", ("smoothed_focal", "focal", "quality_focal")),
+        "anchor_loss_weight": keys.ANCHOR_LOSS_WEIGHT,
+        "anchor_focal": (keys.ANCHOR_FOCAL_ALPHA, keys.ANCHOR_FOCAL_BETA),
+        "sigma": keys.SIGMA,
+        "refined_match": _choice(cfg, "REFINED_MATCH", ("class", "location")),
+        "refined_iou_threshold": keys.REFINED_IOU_THRESHOLD,
+        "force_best_refined": keys.FORCE_BEST_REFINED,
+        "anchor_selection": _choice(cfg, "ANCHOR_SELECTION", ANCHOR_SELECTIONS),
+        "anchor_topk": keys.ANCHOR_TOPK,
+        "anchor_threshold": keys.ANCHOR_THRESH_TEST,
+        "threshold_on": _choice(cfg, "THRESHOLD_ON", ("location", "product")),
+        "score_threshold": keys.SCORE_THRESH_TEST,
+        "topk_candidates": keys.TOPK_CANDIDATES_TEST,
+        "nms_threshold": keys.NMS_THRESH_TEST,
+        "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+    }
+
+
+def _build_assigner(cfg) -> SemiAnchoredAssigner:
+    keys = cfg.MODEL.SEMI_ANCHORED
+    labeling = _choice(cfg, "LABELING", ("anchors", "fcos", "fcos_shrink"))
+    labeler = None
+    if labeling != "anchors":
+        labeler = FCOSAssigner(
+            num_classes=num_classes(cfg),
+            ranges=keys.FCOS_RANGES,
+            shrink=keys.SHRINK if labeling == "fcos_shrink" else 1.0,
+        )
+    return SemiAnchoredAssigner(
+        num_classes=num_classes(cfg),
+        iou_thresholds=keys.IOU_THRESHOLDS,
+        low_quality_matches=keys.LOW_QUALITY_MATCHES,
+        ignore_locations=keys.IGNORE_LOCATIONS,
+        gamma=keys.GAMMA,
+        regressed_anchors=_choice(cfg, "REGRESSED_ANCHORS", ("positive", "all", "best")),
+        regression_target=_choice(cfg, "REGRESSION_TARGET", ("anchor", "location")),
+        location_labeler=labeler,
+    )
+
+
+def _choice(cfg, name: str, choices: Sequence[str]) -> str:
+    return check_choice(
+        f"MODEL.SEMI_ANCHORED.{name}", getattr(cfg.MODEL.SEMI_ANCHORED, name), choices
+    )
+
+
+def _flatten(maps: Sequence[Tensor], size: int) -> Tensor:
+    """Join maps (N, A size, H_l, W_l) of all levels to (N, sum of H_l W_l A, size)."""
+    return torch.cat(
+        [
+            level.view(len(level), -1, size, *level.shape[-2:])
+            .permute(0, 3, 4, 1, 2)
+            .reshape(len(level), -1, size)
+            for level in maps
+        ],
+        dim=1,
+    )
+
+
+def _log_counts(counts: Tensor, num_images: int) -> None:
+    storage = get_event_storage()
+    locations, boxes, refined = (counts / num_images).tolist()
+    storage.put_scalar("positives/locations", locations)
+    storage.put_scalar("positives/regressed_anchors", boxes)
+    storage.put_scalar("positives/refined_anchors", refined)
