@@ -1,0 +1,259 @@
+"""Checkpoints that are written whole, read without running their code, and checked on loading."""
+
+import logging
+import os
+import pickle
+import re
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+from .errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# What numpy arrays are pickled as; detectron2's model zoo files hold nothing else.
+_ARRAY_TYPES = {
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+}
+
+
+class Checkpointer(DetectionCheckpointer):
+    """detectron2's checkpointer with atomic writes, safe reads and one-line reports.
+
+    A checkpoint is a dict with "model" (the raw weights), "trainer" (iteration, optimizer,
+    scheduler, gradient scaler, seed) and, where weights are averaged, "ema". All of it loads with
+    ``torch.load(..., weights_only=True)``.
+    """
+
+    _resuming = ""
+    _use_average = False
+
+    def save(self, name: str, *, tag: bool = True, **extra) -> None:
+        """Write ``<name>.pth``; a kill in the middle leaves an earlier file of that name whole.
+
+        Args:
+            name: file name without ending.
+            tag: let ``last_checkpoint`` point at it, from where ``--resume`` goes on.
+            extra: further entries of the checkpoint.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        state = {"model": self.model.state_dict()}
+        for key, part in self.checkpointables.items():
+            state[key] = part.state_dict()
+        state.update(extra)
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        logger.info("Saving checkpoint to %s", path)
+        write_atomically(path, lambda file: torch.save(state, file))
+        if tag:
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Let ``last_checkpoint`` name this file."""
+        name = last_filename_basename.encode()
+        write_atomically(
+            os.path.join(self.save_dir, "last_checkpoint"), lambda file: file.write(name)
+        )
+
+    def resume(self) -> dict:
+        """Load everything from the last checkpoint; see :func:`DetectionCheckpointer.load`.
+
+        Raises:
+            UserError: the file is missing, damaged, or of another model.
+        """
+        path = self.get_checkpoint_file()
+        self._resuming = path
+        try:
+            return self.load(path)
+        except (KeyError, ValueError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{path}: its training state does not fit this config "
+                f"({type(error).__name__}: {error}); {_HOW_TO_GO_ON}"
+            ) from error
+        finally:
+            self._resuming = ""
+
+    def load_weights(self, path: str, *, use_average: bool = False) -> dict:
+        """Load the model's weights, and nothing else, from a file or URL.
+
+        Args:
+            path: "" leaves the weights as they are.
+            use_average: take the averaged weights where the file has them.
+
+        Returns:
+            What the file holds besides.
+
+        Raises:
+            UserError: no such file, a download that fails, a damaged or unsafe file, or one none
+                of whose tensors fits the model.
+        """
+        if not path:
+            logger.info("MODEL.WEIGHTS is empty: the model starts from its initial weights")
+            return {}
+        self._use_average = use_average
+        try:
+            return self.load(path, checkpointables=[])
+        except UserError:
+            raise
+        except Exception as error:
+            if os.path.isfile(path):
+                raise
+            raise UserError(
+                f"weights {path}: cannot be fetched ({type(error).__name__}: {error}); download "
+                "the file and give MODEL.WEIGHTS its path"
+            ) from error
+        finally:
+            self._use_average = False
+
+    def load(self, path, *args, **kwargs):
+        if path and "://" not in path and not os.path.isfile(path):
+            raise UserError(f"no checkpoint file {path}")
+        return super().load(path, *args, **kwargs)
+
+    def _load_file(self, filename: str) -> dict:
+        content = read_checkpoint(filename)
+        if filename.endswith(".pkl"):
+            return _model_zoo_layout(content)
+        if "model_state" in content:  # pycls
+            return {"model": content["model_state"], "matching_heuristics": True}
+        if self._use_average and "ema" in content:
+            logger.info("taking the averaged weights (SOLVER.EMA) of %s", filename)
+            content["model"] = content["ema"]["model"]
+        return content if "model" in content else {"model": content}
+
+    def _log_incompatible_keys(self, incompatible) -> None:
+        of_other_shape = {name for name, _, _ in incompatible.incorrect_shapes}
+        missing = [name for name in incompatible.missing_keys if name not in of_other_shape]
+        unexpected = incompatible.unexpected_keys
+        num_tensors = len(self.model.state_dict())
+        num_matched = num_tensors - len(missing) - len(of_other_shape)
+        summary = (
+            f"{num_matched} of the model's {num_tensors} tensors matched, {len(missing)} missing, "
+            f"{len(unexpected)} unexpected, {len(of_other_shape)} of another shape"
+        )
+        if self._resuming and num_matched < num_tensors:
+            differing = _shape_list(incompatible.incorrect_shapes) or ", ".join(missing)
+            raise UserError(
+                f"{self._resuming} is of another model ({summary}), e.g. "
+                f"{_shortened(differing)}; {_HOW_TO_GO_ON}"
+            )
+        if num_tensors and not num_matched:
+            raise UserError(
+                f"none of the weights fits the model ({summary}); MODEL.WEIGHTS must be a "
+                "checkpoint of such a model or of its backbone"
+            )
+        logger.info("weights: %s", summary)
+        if of_other_shape:
+            shapes = _shape_list(incompatible.incorrect_shapes)
+            logger.warning("left at their initial values, of another shape: %s", shapes)
+        if missing:
+            logger.info("not in the file, left at their initial values: %s", ", ".join(missing))
+        if unexpected:
+            logger.info("in the file, not used: %s", _shortened(", ".join(unexpected)))
+
+
+_HOW_TO_GO_ON = (
+    "resume with the config it was trained with (config.yaml beside it), or train into another "
+    "OUTPUT_DIR"
+)
+
+
+def write_atomically(path: str, write) -> None:
+    """Call ``write(file)`` on a temporary neighbour of ``path``, then put it in its place."""
+    partial = f"{path}.partial"
+    with open(partial, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_checkpoint(path: str) -> dict:
+    """Read a ``.pth`` or ``.pkl`` file of tensors, arrays and plain values, on the CPU.
+
+    Raises:
+        UserError: the file is damaged, or holds objects that only running its code could build.
+    """
+    try:
+        if path.endswith(".pkl"):
+            with open(path, "rb") as file:
+                content = _ArrayUnpickler(file, encoding="latin1").load()
+        else:
+            with torch.serialization.safe_globals(_numpy_types()):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except _UnsafeError as error:
+        raise UserError(_unsafe_message(path, str(error))) from error
+    except Exception as error:
+        # torch explains over many lines; the cause is at "GLOBAL" or at "WeightsUnpickler error".
+        reason = " ".join(str(error).split())
+        unsafe = re.search(r"unsupported.* GLOBAL (\S+)", reason, re.IGNORECASE)
+        if unsafe:
+            raise UserError(_unsafe_message(path, unsafe[1])) from error
+        reason = reason.split("WeightsUnpickler error: ")[-1].split(" Check the doc")[0]
+        raise UserError(
+            f"{path}: damaged or not a checkpoint ({type(error).__name__}: "
+            f"{_shortened(reason, 120)}); copy or download it again, or go back to an earlier "
+            "checkpoint by writing its file name into last_checkpoint"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
+    return content
+
+
+class _UnsafeError(pickle.UnpicklingError):
+    pass
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles numpy arrays and plain values and refuses everything else."""
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in _ARRAY_TYPES:
+            raise _UnsafeError(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def _numpy_types() -> list:
+    """The classes that a numpy array or scalar in a ``.pth`` file is made of."""
+    array = np.zeros(1)
+    reconstruct = array.__reduce__()[0]
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
+    return [reconstruct, scalar, np.ndarray, np.dtype, *kinds]
+
+
+def _model_zoo_layout(content: dict) -> dict:
+    if "model" in content and "__author__" in content:
+        return content
+    blobs = content.get("blobs", content)  # Caffe2 and Detectron
+    weights = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _unsafe_message(path: str, name: str) -> str:
+    return (
+        f"{path}: refused, it holds the Python object {name} and reading it would run code; save "
+        "its weights alone: torch.save({'model': model.state_dict()}, FILE)"
+    )
+
+
+def _shape_list(incorrect_shapes) -> str:
+    return ", ".join(
+        f"{name} ({list(in_file)} in the file, {list(in_model)} in the model)"
+        for name, in_file, in_model in incorrect_shapes
+    )
+
+
+def _shortened(text: str, length: int = 400) -> str:
+    return text if len(text) <= length else text[:length] + " …"

@@ -1,0 +1,105 @@
+"""Evaluators, and one call that evaluates a model on all test sets."""
+
+import os
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+    inference_on_dataset,
+    print_csv_format,
+)
+from detectron2.utils import comm
+from torch import nn
+
+from ..data import build_test_loader
+from ..errors import UserError
+from .pictures import PictureWriter
+from .tables import write_tables
+
+__all__ = ["PictureWriter", "build_evaluator", "evaluate", "write_tables"]
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """The box evaluator that belongs to a data set, by its metadata's ``evaluator_type``.
+
+    Args:
+        cfg: not looked at by the evaluators there are today; part of detectron2's interface.
+        dataset_name: a registered data set.
+        output_folder: where the evaluator leaves its predictions.
+
+    Raises:
+        UserError: the data set says no evaluator that is known, or its package is not installed.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind == "coco":
+        return _coco_evaluator(dataset_name, output_folder)
+    if kind == "pascal_voc":
+        return PascalVOCDetectionEvaluator(dataset_name)
+    if kind == "lvis":
+        try:
+            return LVISEvaluator(dataset_name, tasks=("bbox",), output_dir=output_folder)
+        except ImportError as error:
+            raise UserError(
+                f"data set {dataset_name!r} is evaluated by the package lvis: pip install lvis"
+            ) from error
+    raise UserError(
+        f"data set {dataset_name!r} has evaluator_type {kind!r}; known are 'coco', 'pascal_voc' "
+        f"and 'lvis': set MetadataCatalog.get({dataset_name!r}).evaluator_type"
+    )
+
+
+def evaluate(cfg: CfgNode, model: nn.Module, *, num_pictures: int = 0) -> dict[str, dict]:
+    """Evaluate ``model`` on every data set of ``DATASETS.TEST``; all ranks must call it.
+
+    Args:
+        cfg: the run's config.
+        model: in evaluation it returns ``[{"instances": Instances}]``.
+        num_pictures: pictures of detections to draw per data set, under ``OUTPUT_DIR/pictures``.
+
+    Returns:
+        On the main process ``{data set: {task: {metric: value}}}``, also written to
+        ``OUTPUT_DIR`` by :func:`write_tables`; elsewhere empty results.
+    """
+    results = {}
+    for name in cfg.DATASETS.TEST:
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", name)
+        evaluators = [build_evaluator(cfg, name, folder)]
+        if num_pictures > 0:
+            pictures = os.path.join(cfg.OUTPUT_DIR, "pictures", name)
+            evaluators.append(PictureWriter(name, pictures, num_pictures))
+        loader = build_test_loader(cfg, name)
+        results[name] = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
+        if comm.is_main_process():
+            print_csv_format(results[name])
+    if comm.is_main_process() and results:
+        write_tables(results, cfg.OUTPUT_DIR)
+    return results
+
+
+def _coco_evaluator(dataset_name: str, output_folder: str) -> COCOEvaluator:
+    evaluator = COCOEvaluator(
+        dataset_name,
+        tasks=("bbox",),
+        output_dir=output_folder,
+        use_fast_impl=_has_compiled_evaluation(),
+    )
+    # pycocotools needs entries that hand-made annotation files often lack.
+    for annotation in evaluator._coco_api.dataset.get("annotations", []):
+        _, _, width, height = annotation["bbox"]
+        annotation.setdefault("area", width * height)
+        annotation.setdefault("iscrowd", 0)
+    return evaluator
+
+
+def _has_compiled_evaluation() -> bool:
+    """Whether this detectron2 has its C++ extension; without it COCO's own evaluation is used."""
+    try:
+        from detectron2 import _C
+    except ImportError:
+        return False
+    return hasattr(_C, "COCOevalEvaluateImages")
