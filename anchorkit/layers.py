@@ -1,9 +1,11 @@
 """Small network parts that several heads share."""
 
 import math
+from collections.abc import Sequence
 
+import torch
 from detectron2.layers import get_norm
-from torch import nn
+from torch import Tensor, nn
 
 
 def conv_tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
@@ -40,3 +42,16 @@ def head_conv(in_channels: int, out_channels: int, bias: bool = True, prior: flo
     if bias:
         nn.init.constant_(conv.bias, math.log(prior / (1 - prior)))
     return conv
+
+
+def flatten_levels(maps: Sequence[Tensor], size: int) -> Tensor:
+    """Join maps (N, A size, H_l, W_l) of all levels to (N, sum of H_l W_l A, size)."""
+    return torch.cat(
+        [
+            level.view(len(level), -1, size, *level.shape[-2:])
+            .permute(0, 3, 4, 1, 2)
+            .reshape(len(level), -1, size)
+            for level in maps
+        ],
+        dim=1,
+    )

@@ -1,4 +1,4 @@
-"""Labels of locations and of their anchors in the Semi-Anchored Detector (paper, section 3)."""
+"""Labels of locations and of their anchors in the Semi-Anchored Detector."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

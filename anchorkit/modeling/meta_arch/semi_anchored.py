@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Instances
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from ...assigners import FCOSAssigner, SemiAnchoredAssigner, SemiAnchoredAssignment
 from ...config import check_choice, num_classes
 from ...geometry import aligned_iou
+from ...layers import flatten_levels
 from ...losses import (
     BOX_LOSSES,
     box_iou_loss,
@@ -22,7 +21,7 @@ from ...losses import (
     smoothed_focal_loss,
     soft_anchor_targets,
 )
-from ..heads import SemiAnchoredHead, SemiAnchoredPredictions
+from ..heads import SemiAnchoredPredictions
 from ..normalizer import mean_over_ranks
 from ..postprocess import (
     ANCHOR_SELECTIONS,
@@ -117,6 +116,38 @@ class SemiAnchoredDetector(DenseDetector):
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
 
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        """What every host of the method reads from its config; hosts add network and anchors."""
+        keys = cfg.MODEL.SEMI_ANCHORED
+        return {
+            "box2box_transform": Box2BoxTransform(weights=tuple(keys.BBOX_REG_WEIGHTS)),
+            "assigner": _build_assigner(cfg),
+            "num_classes": num_classes(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "location_focal": (keys.LOCATION_FOCAL_ALPHA, keys.LOCATION_FOCAL_BETA),
+            "box_loss": _choice(cfg, "BOX_LOSS", BOX_LOSSES),
+            "box_loss_weight": keys.BOX_LOSS_WEIGHT,
+            "anchor_loss": _choice(
+                cfg, "ANCHOR_LOSS", ("smoothed_focal", "focal", "quality_focal")
+            ),
+            "anchor_loss_weight": keys.ANCHOR_LOSS_WEIGHT,
+            "anchor_focal": (keys.ANCHOR_FOCAL_ALPHA, keys.ANCHOR_FOCAL_BETA),
+            "sigma": keys.SIGMA,
+            "refined_match": _choice(cfg, "REFINED_MATCH", ("class", "location")),
+            "refined_iou_threshold": keys.REFINED_IOU_THRESHOLD,
+            "force_best_refined": keys.FORCE_BEST_REFINED,
+            "anchor_selection": _choice(cfg, "ANCHOR_SELECTION", ANCHOR_SELECTIONS),
+            "anchor_topk": keys.ANCHOR_TOPK,
+            "anchor_threshold": keys.ANCHOR_THRESH_TEST,
+            "threshold_on": _choice(cfg, "THRESHOLD_ON", ("location", "product")),
+            "score_threshold": keys.SCORE_THRESH_TEST,
+            "topk_candidates": keys.TOPK_CANDIDATES_TEST,
+            "nms_threshold": keys.NMS_THRESH_TEST,
+            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
     def forward_training(self, images, features, predictions, gt_instances) -> dict[str, Tensor]:
         return self.losses(self.grid_anchors(features), predictions, gt_instances)
 
@@ -137,7 +168,7 @@ class SemiAnchoredDetector(DenseDetector):
         predictions: SemiAnchoredPredictions,
         gt_instances: Sequence[Instances],
     ) -> dict[str, Tensor]:
-        """The three losses of section 3, each divided by its own count over all processes.
+        """The three losses, each divided by its own count over all processes.
 
         Args:
             anchors: for each level (H, W, K, 4).
@@ -147,9 +178,9 @@ class SemiAnchoredDetector(DenseDetector):
         Returns:
             "loss_location", "loss_box" and "loss_anchor", float32 scalars.
         """
-        location_logits = _flatten(predictions.location_logits, self.num_classes).float()
-        box_deltas = _flatten(predictions.box_deltas, 4)
-        anchor_logits = _flatten(predictions.anchor_logits, 1)[..., 0]
+        location_logits = flatten_levels(predictions.location_logits, self.num_classes).float()
+        box_deltas = flatten_levels(predictions.box_deltas, 4)
+        anchor_logits = flatten_levels(predictions.anchor_logits, 1)[..., 0]
         assignments = [self.assigner(anchors, instances) for instances in gt_instances]
         flat_anchors = torch.cat([level.flatten(0, 2) for level in anchors])
 
@@ -270,7 +301,7 @@ class SemiAnchoredDetector(DenseDetector):
         predictions: SemiAnchoredPredictions,
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """Detections of N images (section 3.3); shapes as in :meth:`losses`.
+        """Detections of N images; shapes as in :meth:`losses`.
 
         Args:
             image_sizes: height and width of each image in pixels, without padding.
@@ -278,8 +309,8 @@ class SemiAnchoredDetector(DenseDetector):
         levels = [
             (
                 level.flatten(0, 1),
-                _flatten([location_logits], self.num_classes),
-                _flatten([box_deltas], 4).view(len(box_deltas), -1, level.shape[2], 4),
+                flatten_levels([location_logits], self.num_classes),
+                flatten_levels([box_deltas], 4).view(len(box_deltas), -1, level.shape[2], 4),
                 anchor_logits.flatten(2).transpose(1, 2),
             )
             for level, location_logits, box_deltas, anchor_logits in zip(
@@ -334,68 +365,6 @@ class SemiAnchoredDetector(DenseDetector):
         return boxes, scores, classes
 
 
-@META_ARCH_REGISTRY.register()
-class SemiAnchoredRetinaNet(SemiAnchoredDetector):
-    """The Semi-Anchored Detector on RetinaNet's body, neck and towers."""
-
-    @configurable
-    def __init__(self, **arguments):
-        super().__init__(**arguments)
-
-    @classmethod
-    def from_config(cls, cfg):
-        keys = cfg.MODEL.SEMI_ANCHORED
-        backbone = build_backbone(cfg)
-        shapes = [backbone.output_shape()[name] for name in keys.IN_FEATURES]
-        anchor_generator = build_anchor_generator(cfg, shapes)
-        head = SemiAnchoredHead(
-            in_channels=shapes[0].channels,
-            num_classes=num_classes(cfg),
-            num_anchors=anchor_generator.num_cell_anchors[0],
-            num_convs=keys.NUM_CONVS,
-            norm=keys.NORM,
-            prior_prob=keys.PRIOR_PROB,
-            anchor_prior_prob=keys.ANCHOR_PRIOR_PROB,
-        )
-        return {
-            "backbone": backbone,
-            "head": head,
-            "head_in_features": keys.IN_FEATURES,
-            "anchor_generator": anchor_generator,
-            **_common_arguments(cfg),
-        }
-
-
-def _common_arguments(cfg) -> dict:
-    """What every host of the method reads from its config."""
-    keys = cfg.MODEL.SEMI_ANCHORED
-    return {
-        "box2box_transform": Box2BoxTransform(weights=tuple(keys.BBOX_REG_WEIGHTS)),
-        "assigner": _build_assigner(cfg),
-        "num_classes": num_classes(cfg),
-        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": cfg.MODEL.PIXEL_STD,
-        "location_focal": (keys.LOCATION_FOCAL_ALPHA, keys.LOCATION_FOCAL_BETA),
-        "box_loss": _choice(cfg, "BOX_LOSS", BOX_LOSSES),
-        "box_loss_weight": keys.BOX_LOSS_WEIGHT,
-        "anchor_loss": _choice(cfg, "ANCHOR_LOSS", ("smoothed_focal", "focal", "quality_focal")),
-        "anchor_loss_weight": keys.ANCHOR_LOSS_WEIGHT,
-        "anchor_focal": (keys.ANCHOR_FOCAL_ALPHA, keys.ANCHOR_FOCAL_BETA),
-        "sigma": keys.SIGMA,
-        "refined_match": _choice(cfg, "REFINED_MATCH", ("class", "location")),
-        "refined_iou_threshold": keys.REFINED_IOU_THRESHOLD,
-        "force_best_refined": keys.FORCE_BEST_REFINED,
-        "anchor_selection": _choice(cfg, "ANCHOR_SELECTION", ANCHOR_SELECTIONS),
-        "anchor_topk": keys.ANCHOR_TOPK,
-        "anchor_threshold": keys.ANCHOR_THRESH_TEST,
-        "threshold_on": _choice(cfg, "THRESHOLD_ON", ("location", "product")),
-        "score_threshold": keys.SCORE_THRESH_TEST,
-        "topk_candidates": keys.TOPK_CANDIDATES_TEST,
-        "nms_threshold": keys.NMS_THRESH_TEST,
-        "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
-    }
-
-
 def _build_assigner(cfg) -> SemiAnchoredAssigner:
     keys = cfg.MODEL.SEMI_ANCHORED
     labeling = _choice(cfg, "LABELING", ("anchors", "fcos", "fcos_shrink"))
@@ -421,19 +390,6 @@ def _build_assigner(cfg) -> SemiAnchoredAssigner:
 def _choice(cfg, name: str, choices: Sequence[str]) -> str:
     return check_choice(
         f"MODEL.SEMI_ANCHORED.{name}", getattr(cfg.MODEL.SEMI_ANCHORED, name), choices
-    )
-
-
-def _flatten(maps: Sequence[Tensor], size: int) -> Tensor:
-    """Join maps (N, A size, H_l, W_l) of all levels to (N, sum of H_l W_l A, size)."""
-    return torch.cat(
-        [
-            level.view(len(level), -1, size, *level.shape[-2:])
-            .permute(0, 3, 4, 1, 2)
-            .reshape(len(level), -1, size)
-            for level in maps
-        ],
-        dim=1,
     )
 
 

@@ -1,0 +1,185 @@
+"""Detections beside ground truth, with what was missed and what is false."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from detectron2.data import detection_utils
+from detectron2.structures import BoxMode, Instances
+
+from .canvas import NEUTRAL, WRONG, Page, Panel, class_color, class_name
+
+# Images are enlarged or reduced to panels of this height, unless they would get too wide.
+PANEL_HEIGHT = 480
+MAX_PANEL_WIDTH = 960
+MIN_PANEL_WIDTH = 330
+# COCO's first threshold: from this IoU on a detection stands for an object.
+MATCH_IOU = 0.5
+
+_MARGIN = 10
+_TITLE_SIZE, _HEADING_SIZE, _LABEL_SIZE = 13, 12, 11
+
+
+@dataclass(frozen=True)
+class _GroundTruth:
+    """Boxes (M, 4) of an image in its pixels, classes (M,) and which mark crowds (M,)."""
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    is_crowd: np.ndarray
+
+
+def draw_detections(
+    dataset_dict: dict, instances: Instances, metadata, *, score_threshold: float = 0.3
+) -> np.ndarray:
+    """Draw an image twice: with its ground truth (left) and with its detections (right).
+
+    As in COCO's evaluation at IoU 0.5, detections take the objects of their class in the order of
+    their scores. Detections that find none, and objects that none finds, are dashed and their
+    labels are red. Detections of crowds are left out of the count.
+
+    Args:
+        dataset_dict: an image in detectron2's format. Without "annotations" the picture is of the
+            detections alone.
+        instances: with ``pred_boxes``, ``scores`` and ``pred_classes``; boxes in pixels of
+            ``instances.image_size``.
+        metadata: of the data set; classes without a name in ``thing_classes`` are numbered.
+        score_threshold: detections with lower scores are not drawn.
+
+    Returns:
+        uint8 RGB (H', W', 3), about 550 pixels high.
+    """
+    image = detection_utils.read_image(dataset_dict["file_name"], format="RGB")
+    image_size = image.shape[:2]
+    names = getattr(metadata, "thing_classes", None)
+    boxes, scores, classes = _confident(instances, score_threshold, image_size)
+    truth = _ground_truth(dataset_dict)
+    is_correct, is_found = np.ones(len(boxes), dtype=bool), None
+    is_counted = is_correct
+    if truth is not None:
+        is_correct, is_found, is_counted = _match(boxes, classes, truth)
+    page, panels = _page_with_panels(image, 1 if truth is None else 2)
+
+    # Less certain ones first, so that certain ones lie on top.
+    for index in reversed(range(len(boxes))):
+        color = class_color(classes[index]) if is_counted[index] else NEUTRAL
+        panels[-1].box(boxes[index], color, width=2, dashed=not is_correct[index])
+    for index in range(len(boxes)):
+        text = f"{class_name(names, classes[index])} {scores[index]:.2f}"
+        color = class_color(classes[index]) if is_counted[index] else NEUTRAL
+        panels[-1].label(text, boxes[index], color, _LABEL_SIZE, wrong=not is_correct[index])
+    if truth is not None:
+        _draw_truth(panels[0], truth, is_found, names)
+    _write_texts(page, panels, dataset_dict, score_threshold, is_correct, is_counted, truth,
+                 is_found)  # fmt: skip
+    return page.array()
+
+
+def _page_with_panels(image: np.ndarray, count: int) -> tuple[Page, list[Panel]]:
+    height, width = image.shape[:2]
+    scale = min(PANEL_HEIGHT / height, MAX_PANEL_WIDTH / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    if scale < 1.0:
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    slot = max(size[0], MIN_PANEL_WIDTH)
+    page = Page(count * slot + (count + 1) * _MARGIN, size[1] + 80)
+    panels = []
+    for index in range(count):
+        left = _MARGIN + index * (slot + _MARGIN) + (slot - size[0]) / 2
+        panel = page.panel(left, 50, size[0], (0, 0, width, height))
+        panel.image(image, (width, height))
+        panels.append(panel)
+    return page, panels
+
+
+def _draw_truth(
+    panel: Panel, truth: _GroundTruth, is_found: np.ndarray, names: Sequence[str] | None
+) -> None:
+    for index in range(len(truth.boxes)):
+        color = NEUTRAL if truth.is_crowd[index] else class_color(truth.classes[index])
+        is_missed = not (is_found[index] or truth.is_crowd[index])
+        panel.box(truth.boxes[index], color, width=2, dashed=is_missed)
+    for index in range(len(truth.boxes)):
+        is_crowd = truth.is_crowd[index]
+        is_missed = not (is_found[index] or is_crowd)
+        color = NEUTRAL if is_crowd else class_color(truth.classes[index])
+        text = class_name(names, truth.classes[index])
+        text += " (crowd)" if is_crowd else " missed" if is_missed else ""
+        panel.label(text, truth.boxes[index], color, _LABEL_SIZE, wrong=is_missed)
+
+
+def _write_texts(page, panels, dataset_dict, threshold, is_correct, is_counted, truth, is_found):
+    width = page.width - 2 * _MARGIN
+    title = os.path.basename(dataset_dict["file_name"])
+    if "image_id" in dataset_dict:
+        title += f"  (image {dataset_dict['image_id']})"
+    page.text(_MARGIN, 7, page.shorten(title, _TITLE_SIZE, width, bold=True), _TITLE_SIZE,
+              bold=True)  # fmt: skip
+    heading = f"Detections, score ≥ {threshold:g}: {int(is_counted.sum())}"
+    slot = (width - (len(panels) - 1) * _MARGIN) / len(panels)
+    if truth is not None:
+        counted = ~truth.is_crowd
+        missed = int((counted & ~is_found).sum())
+        heading += f", {int((~is_correct).sum())} false"
+        text = f"Ground truth: {int(counted.sum())}, {missed} missed"
+        page.text(_MARGIN, 29, page.shorten(text, _HEADING_SIZE, slot), _HEADING_SIZE)
+        note = f"dashed, red label: no partner of the same class with IoU ≥ {MATCH_IOU:g}"
+        page.text(_MARGIN, page.height - 22, page.shorten(note, 11, width), 11, color=WRONG)
+    left = page.width - _MARGIN - slot
+    page.text(left, 29, page.shorten(heading, _HEADING_SIZE, slot), _HEADING_SIZE)
+
+
+def _confident(
+    instances: Instances, threshold: float, image_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes in pixels of the image, scores and classes of what is above the threshold."""
+    scores = instances.scores.detach().cpu().numpy()
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= threshold]
+    height, width = instances.image_size
+    scale = np.array([image_size[1] / width, image_size[0] / height] * 2)
+    boxes = instances.pred_boxes.tensor.detach().cpu().numpy()[order] * scale
+    return boxes, scores[order], instances.pred_classes.cpu().numpy()[order]
+
+
+def _ground_truth(dataset_dict: dict) -> _GroundTruth | None:
+    annotations = dataset_dict.get("annotations")
+    if annotations is None:
+        return None
+    boxes = [
+        BoxMode.convert(list(entry["bbox"]), entry["bbox_mode"], BoxMode.XYXY_ABS)
+        for entry in annotations
+    ]
+    return _GroundTruth(
+        np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        np.array([entry["category_id"] for entry in annotations], dtype=np.int64),
+        np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], dtype=bool),
+    )
+
+
+def _match(
+    boxes: np.ndarray, classes: np.ndarray, truth: _GroundTruth
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which detections (by falling score) are correct, which objects found, which count."""
+    is_correct = np.zeros(len(boxes), dtype=bool)
+    is_counted = np.ones(len(boxes), dtype=bool)
+    is_found = np.zeros(len(truth.boxes), dtype=bool)
+    for index in range(len(boxes)):
+        low = np.maximum(boxes[index, :2], truth.boxes[:, :2])
+        high = np.minimum(boxes[index, 2:], truth.boxes[:, 2:])
+        shared = np.prod(np.clip(high - low, 0, None), axis=1)
+        area = np.prod(np.clip(boxes[index, 2:] - boxes[index, :2], 0, None))
+        areas = np.prod(truth.boxes[:, 2:] - truth.boxes[:, :2], axis=1)
+        # A crowd stands for many objects: COCO divides by the area of the detection alone.
+        union = np.where(truth.is_crowd, area, area + areas - shared)
+        iou = shared / np.maximum(union, 1e-9)
+        partners = (truth.classes == classes[index]) & (iou >= MATCH_IOU)
+        free = partners & ~is_found & ~truth.is_crowd
+        if free.any():
+            is_correct[index] = True
+            is_found[np.where(free, iou, -1.0).argmax()] = True
+        elif (partners & truth.is_crowd).any():
+            is_correct[index], is_counted[index] = True, False
+    return is_correct, is_found, is_counted

@@ -1,0 +1,28 @@
+"""The benchmark runs and writes what it promises; its figures are never tested."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_a_quick_benchmark_writes_every_table_and_a_page(tmp_path):
+    output, page = tmp_path / "benchmark.json", tmp_path / "page.md"
+    subprocess.run(
+        [sys.executable, ROOT / "tools" / "benchmark.py", "--quick", "--rounds", "1"]
+        + ["--output", output, "--markdown", page],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    result = json.loads(output.read_text())
+    kinds = {title.split(",")[0] for title in result["tables"]}
+    assert kinds == {"Inference", "Training step", "Labelling"}
+    rows = [row for table in result["tables"].values() for row in table]
+    assert all(row["median_ms"] > 0 and row["ratio"] > 0 for row in rows)
+    assert {row["ratio"] for row in rows if row["name"].startswith("RetinaNet twin")} == {1.0}
+    assert all(row["name"] in page.read_text() for row in rows)
+    assert result["hardware"]["torch"]

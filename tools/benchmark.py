@@ -1,0 +1,261 @@
+"""Measure speed and memory beside detectron2's own code, in one process, in alternating turns.
+
+Writes the figures to a JSON file and, with ``--markdown``, as a page. Example::
+
+    python tools/benchmark.py --output output/benchmark.json --markdown BENCHMARKS.md
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.modeling.matcher import Matcher
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.utils.events import EventStorage
+
+import anchorkit.modeling  # noqa: F401  (registers the meta-architectures)
+from anchorkit.assigners import SemiAnchoredAssigner
+from anchorkit.config import load_config
+
+IMAGE_SIZES = ((480, 640), (800, 1088))
+# Sides of COCO's boxes span about these pixels at a shorter image side of 800.
+BOX_SIDES = (16.0, 500.0)
+MODELS = {
+    "semi-anchored RetinaNet, 25 anchors": ("COCO-Detection/semi_anchored_retinanet", {}),
+    "RetinaNet twin, 9 anchors": ("COCO-Detection/retinanet", {}),
+    "detectron2 RetinaNet, 9 anchors": (
+        "COCO-Detection/retinanet",
+        {
+            "MODEL.META_ARCHITECTURE": "RetinaNet",
+            "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
+            "MODEL.RETINANET.NORM": "",
+        },
+    ),
+}
+
+
+def alternate(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each call, one of each function a round, after one round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(rounds + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def summary(times: dict[str, list[float]], reference: str) -> list[dict]:
+    """Median, quartiles, and the median ratio to the reference's call of the same round."""
+    rows = []
+    for name, values in times.items():
+        ratios = [a / b for a, b in zip(values, times[reference], strict=True)]
+        quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+        rows.append(
+            {
+                "name": name,
+                "median_ms": round(statistics.median(values), 2),
+                "quartiles_ms": [round(quartiles[0], 2), round(quartiles[2], 2)],
+                "ratio": round(statistics.median(ratios), 3),
+            }
+        )
+    return rows
+
+
+def random_instances(height: int, width: int, num_boxes: int, seed: int = 0) -> Instances:
+    """Boxes with log-uniform sides inside an image."""
+    generator = torch.Generator().manual_seed(seed)
+    low, high = (torch.tensor(side).log() for side in BOX_SIDES)
+    sides = (low + (high - low) * torch.rand(num_boxes, 2, generator=generator)).exp()
+    image_size = torch.tensor([width, height], dtype=torch.float32)
+    sides = torch.minimum(sides, image_size - 1)
+    corner = torch.rand(num_boxes, 2, generator=generator) * (image_size - sides)
+    instances = Instances((height, width))
+    instances.gt_boxes = Boxes(torch.cat([corner, corner + sides], dim=1))
+    instances.gt_classes = torch.randint(80, (num_boxes,), generator=generator)
+    return instances
+
+
+def build(name: str, device: str, depth: int):
+    """One of ``MODELS`` for 80 classes with random weights, and its anchors' config."""
+    config, overrides = MODELS[name]
+    path = os.path.join(os.path.dirname(__file__), "..", "configs", f"{config}_R_50_FPN_1x.yaml")
+    pairs = [text for pair in overrides.items() for text in pair]
+    pairs += ["MODEL.DEVICE", device, "MODEL.NUM_CLASSES", "80", "MODEL.WEIGHTS", ""]
+    if depth < 50:
+        pairs += ["MODEL.RESNETS.DEPTH", str(depth), "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]
+    torch.manual_seed(0)
+    return build_model(load_config(path, pairs))
+
+
+def random_input(height: int, width: int, num_boxes: int = 10) -> dict:
+    """One image of noise with boxes, as a data loader gives it."""
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    return {"image": image, "instances": random_instances(height, width, num_boxes)}
+
+
+def benchmark_inference(models: dict, size: tuple[int, int], rounds: int) -> list[dict]:
+    """Latency of one image. Scores of untrained models stay below the threshold, so that both
+    pay for the network and the search for candidates, and for no suppression."""
+    data = [random_input(*size)]
+    for model in models.values():
+        model.eval()
+    with torch.no_grad():
+        times = alternate({name: lambda m=m: m(data) for name, m in models.items()}, rounds)
+    return summary(times, list(models)[1])
+
+
+def benchmark_training(models: dict, size: tuple[int, int], rounds: int) -> list[dict]:
+    """Forward and backward pass of one image with 10 boxes."""
+    data = [random_input(*size)]
+
+    def step(model) -> None:
+        model.train()
+        model.zero_grad()
+        sum(model(data).values()).backward()
+
+    with EventStorage():
+        times = alternate({name: lambda m=m: step(m) for name, m in models.items()}, rounds)
+    return summary(times, list(models)[1])
+
+
+def benchmark_labels(models: dict, num_boxes: int, rounds: int) -> list[dict]:
+    """Labelling of one 800 x 1333 image with the same 25 anchors a location by both codes."""
+    model = next(iter(models.values()))
+    height, width = 800, 1333
+    features = [
+        torch.zeros(1, 1, -(-height // stride), -(-width // stride), device=model.device)
+        for stride in (8, 16, 32, 64, 128)
+    ]
+    levels = model.grid_anchors(features)
+    anchors = model.anchor_generator(features)
+    instances = random_instances(height, width, num_boxes).to(model.device)
+    assigner = SemiAnchoredAssigner(num_classes=80)
+    matcher = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True)
+
+    @torch.no_grad()
+    def detectron2_labels():
+        index, labels = matcher(pairwise_iou(instances.gt_boxes, Boxes.cat(anchors)))
+        classes = instances.gt_classes[index]
+        classes[labels == 0] = 80
+        classes[labels == -1] = -1
+        return instances.gt_boxes.tensor[index], classes
+
+    functions = {
+        "semi-anchored assigner": lambda: assigner(levels, instances),
+        "detectron2 RetinaNet labelling": detectron2_labels,
+    }
+    return summary(alternate(functions, rounds), "detectron2 RetinaNet labelling")
+
+
+def label_memory(num_boxes: int) -> float:
+    """Megabytes that labelling adds to the peak memory of a fresh process on a CPU."""
+    code = f"import benchmark; benchmark._print_memory({num_boxes})"
+    folder = os.path.dirname(os.path.abspath(__file__))
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=folder, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return float(result.stdout.split()[-1])
+
+
+def _print_memory(num_boxes: int) -> None:
+    model = build("semi-anchored RetinaNet, 25 anchors", "cpu", 18)
+    features = [torch.zeros(1, 1, -(-800 // s), -(-1333 // s)) for s in (8, 16, 32, 64, 128)]
+    levels, instances = model.grid_anchors(features), random_instances(800, 1333, num_boxes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model.assigner(levels, instances)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def hardware(device: str) -> dict:
+    """What the figures were measured on and with."""
+    versions = {
+        name: importlib.metadata.version(name) for name in ("torch", "torchvision", "detectron2")
+    }
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def markdown(result: dict) -> str:
+    """The result as a page of tables."""
+    facts = ", ".join(f"{key} {value}" for key, value in result["hardware"].items())
+    lines = [
+        "# Benchmarks",
+        "",
+        "Made by `python tools/benchmark.py --markdown BENCHMARKS.md`: all rows of a table in one",
+        "process, in alternating turns. Ratios are medians over turns to the reference row (1.0).",
+        "",
+        f"Measured on: {facts}.",
+        "",
+    ]
+    for title, rows in result["tables"].items():
+        lines += [f"## {title}", "", "| what | median ms | quartiles | ratio |"]
+        lines.append("|---|---|---|---|")
+        for row in rows:
+            low, high = row["quartiles_ms"]
+            lines.append(
+                f"| {row['name']} | {row['median_ms']} | {low} to {high} | {row['ratio']} |"
+            )
+        lines.append("")
+    if result["label_memory_mb"]:
+        lines += ["## Memory of labelling one 800 x 1333 image, 557,500 anchors", ""]
+        for boxes, megabytes in result["label_memory_mb"].items():
+            lines.append(f"- {boxes} boxes: {megabytes:.0f} MB above what the process held before")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", default="output/benchmark.json", help="JSON file to write")
+    parser.add_argument("--markdown", help="page to write, such as BENCHMARKS.md")
+    parser.add_argument("--rounds", type=int, default=10, help="turns of every measurement")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--quick", action="store_true", help="ResNet-18 at 160 x 160, to see that all of it works"
+    )
+    args = parser.parse_args()
+    models = {name: build(name, args.device, 18 if args.quick else 50) for name in MODELS}
+    tables = {}
+    for size in ((160, 160),) if args.quick else IMAGE_SIZES:
+        title = f"{size[0]} x {size[1]}, R-{18 if args.quick else 50}, one image"
+        tables[f"Inference, {title}"] = benchmark_inference(models, size, args.rounds)
+        # A training step takes as long as three inferences.
+        rounds = max(1, args.rounds // 3)
+        tables[f"Training step, {title}, 10 boxes"] = benchmark_training(models, size, rounds)
+    for boxes in (10, 100):
+        title = f"Labelling, 800 x 1333, {boxes} boxes, 557,500 anchors"
+        tables[title] = benchmark_labels(models, boxes, args.rounds)
+    memory = {} if args.quick else {boxes: label_memory(boxes) for boxes in (100, 1000)}
+    result = {"hardware": hardware(args.device), "tables": tables, "label_memory_mb": memory}
+    os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
+    with open(args.output, "w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1)
+    page = markdown(result)
+    print(page)
+    if args.markdown:
+        with open(args.markdown, "w", encoding="utf-8") as file:
+            file.write(page)
+
+
+if __name__ == "__main__":
+    main()
