@@ -17,6 +17,7 @@ _TITLE_SIZE, _HEADING_SIZE, _NOTE_SIZE, _LABEL_SIZE, _SCORE_SIZE = 8.5, 7.5, 6.5
 _TITLE_HEIGHT, _HEADING_HEIGHT, _LINE = 15.0, 21.0, 10.0
 # Images are faded behind the marks of the levels.
 _FADED = 0.45
+_CROWDED = 6
 
 
 def draw_assignment(
@@ -103,11 +104,12 @@ def _draw_ground_truth(
 ) -> tuple[str, str]:
     boxes, classes = labels.gt_boxes.tolist(), labels.gt_classes.tolist()
     has_location = labels.has_location.tolist()
+    size = _SCORE_SIZE if len(boxes) > _CROWDED else _LABEL_SIZE
     for box, label, is_served in zip(boxes, classes, has_location, strict=True):
-        panel.box(box, class_color(label) if is_served else WRONG, width=1.2)
+        panel.box(box, class_color(label) if is_served else WRONG, width=0.2 * size)
     for box, label, is_served in zip(boxes, classes, has_location, strict=True):
         name = class_name(names, label)
-        panel.label(name, box, class_color(label), _LABEL_SIZE, wrong=not is_served)
+        panel.label(name, box, class_color(label), size, wrong=not is_served)
     missing = len(boxes) - sum(has_location)
     note = f"{len(boxes)} boxes" if len(boxes) != 1 else "1 box"
     return "Ground truth", f"{note}, {missing} without a positive location" if missing else note
@@ -120,21 +122,24 @@ def _draw_level(
     is_positive = level.is_positive.numpy()
     _draw_dots(panel, level)
     chosen = _best_locations(level)
-    for row, column in zip(*is_positive.nonzero(), strict=True):
-        color = class_color(level.labels[row, column])
-        _draw_anchor(panel, level, (row, column), color, width=0.4, alpha=0.35, halo=False)
+    # Many boxes on one panel get finer lines and shorter labels.
+    is_crowded = len(chosen) > _CROWDED
+    width, size = (0.6, _SCORE_SIZE) if is_crowded else (1.0, _LABEL_SIZE)
+    for location in zip(*is_positive.nonzero(), strict=True):
+        color = class_color(level.labels[location])
+        _draw_anchor(panel, level, location, color, width=0.4, alpha=0.35, halo=False)
     for gt_index in chosen:
         color = class_color(labels.gt_classes[gt_index])
-        panel.box(labels.gt_boxes[gt_index].tolist(), color, width=1.0)
+        panel.box(labels.gt_boxes[gt_index].tolist(), color, width=width)
     for gt_index, location in chosen.items():
         color = class_color(labels.gt_classes[gt_index])
-        text = f"{class_name(names, labels.gt_classes[gt_index])} {level.scores[location]:.2f}"
+        text = f"{class_name(names, labels.gt_classes[gt_index])}: {level.scores[location]:.2f}"
         if _best_level(labels, gt_index) == index and level.best_iou[location] > 0:
-            _draw_anchor(panel, level, location, color, width=1.1, dashed=True)
-            text += f", IoU {level.best_iou[location]:.2f}"
-        panel.label(text, labels.gt_boxes[gt_index].tolist(), color, _LABEL_SIZE)
+            _draw_anchor(panel, level, location, color, width=1.1 * width, dashed=True)
+            text += f" / {'' if is_crowded else 'IoU '}{level.best_iou[location]:.2f}"
+        panel.label(text, labels.gt_boxes[gt_index].tolist(), color, size)
     num_positive, num_ignored = int(is_positive.sum()), int((level.labels == -1).sum())
-    note = f"{num_positive} of {level.labels.numel()} locations positive"
+    note = f"{num_positive or 'none'} of {level.labels.numel()} locations positive"
     return f"{level.name}, stride {level.stride:g}", (
         f"{note}, {num_ignored} ignored" if num_ignored else note
     )
@@ -163,7 +168,9 @@ def _draw_dots(panel: Panel, level: LevelLabels) -> None:
         *centers[is_positive].T, s=areas, c=colors or None, edgecolors="black",
         linewidths=0.06 * largest, zorder=3,
     )  # fmt: skip
+    panel.keep_clear(centers[is_positive], largest)
     if spacing > 4.0 * _SCORE_SIZE:
+        panel.keep_clear(centers[is_positive] + [0, (largest + 2.0) / panel.scale], _SCORE_SIZE)
         for (x, y), score in zip(centers[is_positive], scores, strict=True):
             _write_score(panel, x, y + (0.5 * largest + 1.0) / panel.scale, f"{score:.2f}")
 
@@ -217,7 +224,7 @@ def _legend(labels: ImageLabels) -> list[tuple[Callable[[Marks], None], str]]:
         (lambda marks: marks.dot(9, 0, 1.6, "#404040"), "location"),
         (
             lambda marks: marks.dot(9, 0, 6, blue, markeredgecolor="black", markeredgewidth=0.4),
-            f"positive location in its class's colour; number and area: {labels.score_name}",
+            f"positive location in its class's colour; its area is {labels.score_name}",
         ),
         (lambda marks: marks.line(1, 17, 0, blue, linewidth=1.2), "ground truth"),
     ]
@@ -232,6 +239,8 @@ def _legend(labels: ImageLabels) -> list[tuple[Callable[[Marks], None], str]]:
                 "best anchor of a ground-truth box",
             ),
         ]
+    text = "score of the best location" + (" / IoU of the best anchor" if has_anchors else "")
+    items.append((_draw_plate, f"class: {text}"))
     if any((level.labels == -1).any() for level in labels.levels):
         hollow = {"markerfacecolor": "none", "markeredgewidth": 0.6}
         items.append((lambda marks: marks.dot(9, 0, 4.5, NEUTRAL, **hollow), "ignored location"))
@@ -243,6 +252,10 @@ def _legend(labels: ImageLabels) -> list[tuple[Callable[[Marks], None], str]]:
             )
         )
     return items
+
+
+def _draw_plate(marks: Marks) -> None:
+    marks.line(3, 15, 0, class_color(0), linewidth=6)
 
 
 def _flow(page: Page, items: list, width: float) -> tuple[list[tuple[float, float]], float]:

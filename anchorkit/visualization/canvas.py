@@ -60,9 +60,9 @@ class Page:
     ) -> None:
         """One line whose top left corner is (x, y), from the page's own top left corner."""
         self.figure.text(
-            x / self.width, 1.0 - (y + 0.5 * _LINE_HEIGHT * size) / self.height, text, fontsize=size,
-            color=color, weight="bold" if bold else "normal", va="center_baseline",
-            parse_math=False,
+            x / self.width, 1.0 - (y + 0.5 * _LINE_HEIGHT * size) / self.height, text,
+            fontsize=size, color=color, weight="bold" if bold else "normal",
+            va="center_baseline", parse_math=False,
         )  # fmt: skip
 
     def shorten(self, text: str, size: float, width: float, bold: bool = False) -> str:
@@ -138,7 +138,8 @@ class Panel:
         self.axes.set_facecolor("#F2F2F2")
         for spine in self.axes.spines.values():
             spine.set(linewidth=0.5, color=NEUTRAL)
-        self._taken: list[tuple[float, float, float, float]] = []
+        # Corners of labels and of dots, (.., 4), that stand already.
+        self._labels, self._marks = np.empty((0, 4)), np.empty((0, 4))
 
     def image(self, image: np.ndarray, size: tuple[int, int], strength: float = 1.0) -> None:
         """Show uint8 RGB (H, W, 3) from (0, 0) to ``size`` (width, height).
@@ -147,7 +148,11 @@ class Panel:
         """
         if strength < 1.0:
             image = (255.0 - (255.0 - image) * strength).astype(np.uint8)
-        interpolation = "bicubic" if self.scale > 1.0 else "antialiased"
+        shown = size[0] * self.scale * self.page.figure.dpi / 72.0
+        if abs(image.shape[1] - shown) < 1.0:
+            interpolation = "nearest"
+        else:
+            interpolation = "bicubic" if image.shape[1] < shown else "antialiased"
         self.axes.imshow(
             image, extent=(0, size[0], size[1], 0), interpolation=interpolation, aspect="auto"
         )
@@ -171,6 +176,11 @@ class Panel:
             )
         )  # fmt: skip
 
+    def keep_clear(self, centers: np.ndarray, diameter: float) -> None:
+        """Ask later labels not to stand on dots: centres (D, 2), diameter in points."""
+        radius = diameter / 2 / self.scale
+        self._marks = np.concatenate([self._marks, np.hstack([centers - radius, centers + radius])])
+
     def label(
         self, text: str, box: Sequence[float], color: str, size: float, *, wrong: bool = False
     ) -> None:
@@ -179,16 +189,17 @@ class Panel:
         The plate has the colour ``color``; with ``wrong`` it is white with a red frame. Where all
         places at the box are taken, it goes to the nearest free one, with a line to its box.
         """
-        width = self.page.text_width(text, size) / self.scale + 2 * _LABEL_PAD / self.scale
+        box = [float(side) for side in box]
+        width = (self.page.text_width(text, size) + 2 * _LABEL_PAD) / self.scale
         height = (_LINE_HEIGHT * size + _LABEL_PAD) / self.scale
-        place, is_beside = self._free_place([float(side) for side in box], width, height)
-        self._taken.append(place)
+        place, is_beside = self._free_place(box, width, height)
+        self._labels = np.concatenate([self._labels, [place]])
         x1, y1, x2, y2 = place
         if not is_beside:
-            target = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
             self.axes.plot(
-                [(x1 + x2) / 2, target[0]], [(y1 + y2) / 2, target[1]], color=color, linewidth=0.6
-            )
+                [(x1 + x2) / 2, (box[0] + box[2]) / 2], [(y1 + y2) / 2, (box[1] + box[3]) / 2],
+                color=color, linewidth=0.1 * size, zorder=3.8,
+            )  # fmt: skip
         back = "white" if wrong else color
         self.axes.add_patch(
             Rectangle(
@@ -202,46 +213,50 @@ class Panel:
         )  # fmt: skip
 
     def _free_place(self, box, width, height):
-        """A place (x1, y1, x2, y2) for a label, and whether it stands at its box."""
+        """A place (x1, y1, x2, y2) for a label, and whether it stands at its box.
+
+        Labels never stand on each other unless the panel is full. Dots are kept clear too, as long
+        as there is a place for that at the box or not further away than a third of the panel.
+        """
         x1, y1, x2, y2 = box
         gap = 1.0 / self.scale
-        corners = [
+        beside = self._places([
             (x1, y1 - height - gap), (x1, y2 + gap), (x2 - width, y1 - height - gap),
             (x2 - width, y2 + gap), (x2 + gap, y1), (x1 - width - gap, y1),
             (x2 + gap, y2 - height), (x1 - width - gap, y2 - height), (x1, y1), (x1, y2 - height),
-        ]  # fmt: skip
-        places = [self._moved_inside(corner, width, height) for corner in corners]
-        for place in places:
-            if not self._overlap(place):
-                return place, True
+        ], width, height)  # fmt: skip
+        everything = np.concatenate([self._labels, self._marks])
+        free = np.flatnonzero(_overlaps(beside, everything) == 0)
+        if len(free):
+            return beside[free[0]], True
         left, top, right, bottom = self.extent
-        grid = [
-            self._moved_inside((x, y), width, height)
-            for y in np.arange(top, bottom, height * 1.1)
-            for x in np.arange(left, right, width * 0.6)
-        ]
-        center = np.array([x1 + x2, y1 + y2]) / 2
-        distances = [
-            np.hypot(*(center - [(p[0] + p[2]) / 2, (p[1] + p[3]) / 2])) for p in grid
-        ]  # fmt: skip
-        for index in np.argsort(distances):
-            if not self._overlap(grid[index]):
-                return grid[index], False
-        return min(places, key=self._overlap), True
+        ys, xs = np.arange(top, bottom, height * 1.05), np.arange(left, right, width * 0.5)
+        around = self._places([(x, y) for y in ys for x in xs], width, height)
+        distances = np.abs((around[:, :2] + around[:, 2:] - [x1 + x2, y1 + y2]) / 2).sum(axis=1)
+        around = around[np.argsort(distances, kind="stable")]
+        near = around[np.sort(distances) < max(right - left, bottom - top) / 3]
+        for places, taken, is_beside in (
+            (near, everything, False), (beside, self._labels, True), (around, self._labels, False)
+        ):  # fmt: skip
+            free = np.flatnonzero(_overlaps(places, taken) == 0)
+            if len(free):
+                return places[free[0]], is_beside
+        return beside[_overlaps(beside, self._labels).argmin()], True
 
-    def _moved_inside(self, corner, width, height):
+    def _places(self, corners: list[tuple[float, float]], width: float, height: float):
+        """(Q, 4) places of labels with these top left corners, moved into the panel."""
         left, top, right, bottom = self.extent
-        x = max(left, min(corner[0], right - width))
-        y = max(top, min(corner[1], bottom - height))
-        return x, y, x + width, y + height
-
-    def _overlap(self, place) -> float:
-        """Area that a place shares with the labels that stand already."""
-        x1, y1, x2, y2 = place
-        return sum(
-            max(0.0, min(x2, b[2]) - max(x1, b[0])) * max(0.0, min(y2, b[3]) - max(y1, b[1]))
-            for b in self._taken
+        low = np.maximum(
+            np.minimum(np.array(corners), [right - width, bottom - height]), [left, top]
         )
+        return np.hstack([low, low + [width, height]])
+
+
+def _overlaps(places: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """(Q,) the area that each place (Q, 4) shares with the taken ones (T, 4)."""
+    low = np.maximum(places[:, None, :2], taken[None, :, :2])
+    high = np.minimum(places[:, None, 2:], taken[None, :, 2:])
+    return np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
 
 
 def _readable_on(color: str) -> str:

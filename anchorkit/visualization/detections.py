@@ -81,8 +81,8 @@ def _page_with_panels(image: np.ndarray, count: int) -> tuple[Page, list[Panel]]
     height, width = image.shape[:2]
     scale = min(PANEL_HEIGHT / height, MAX_PANEL_WIDTH / width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    if scale < 1.0:
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    # Many times faster than matplotlib's own resampling.
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     slot = max(size[0], MIN_PANEL_WIDTH)
     page = Page(count * slot + (count + 1) * _MARGIN, size[1] + 80)
     panels = []

@@ -19,6 +19,8 @@ from ..errors import UserError
 from ..geometry import aligned_iou
 from ..modeling.meta_arch import SemiAnchoredDetector
 
+_SHARE = "the share of its anchors that have its class"
+
 
 @dataclass(frozen=True)
 class LevelLabels:
@@ -122,7 +124,7 @@ def _(model: SemiAnchoredDetector, sample: dict) -> ImageLabels:
     served = torch.cat([locations.gt_index, assignment.box_gt_index])
     return _image_labels(
         levels, gt_instances, anchors, served,
-        "share of a location's anchors that have its class" if is_vote else "label",
+        _SHARE if is_vote else "its training label",
     )  # fmt: skip
 
 
@@ -159,9 +161,7 @@ def _(model: RetinaNet, sample: dict) -> ImageLabels:
             )
         )  # fmt: skip
         first = rows.stop
-    return _image_labels(
-        levels, gt_instances, grids, gt_index, "share of a location's anchors that have its class"
-    )
+    return _image_labels(levels, gt_instances, grids, gt_index, _SHARE)
 
 
 def feature_maps(model: nn.Module, image: Tensor) -> list[Tensor]:

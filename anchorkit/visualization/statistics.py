@@ -66,7 +66,7 @@ class AssignmentStatistics:
             ["ground-truth boxes", self.num_boxes],
             ["anchors, positive : all", _ratio(positive_anchors, anchors)],
             ["locations, positive : all", _ratio(positive, locations)],
-            ["positive anchors for each positive location", _mean(positive_anchors, positive)],
+            ["locations : anchors, positive ones", _ratio(positive, positive_anchors, digits=2)],
             ["boxes whose best anchor has IoU < 0.5", self._share(self.num_poorly_covered)],
             ["boxes without a positive location", self._share(self.num_without_location)],
         ]
@@ -76,9 +76,5 @@ class AssignmentStatistics:
         return f"{count} ({100.0 * count / self.num_boxes:.1f} %)" if self.num_boxes else "0"
 
 
-def _ratio(part: int, whole: int) -> str:
-    return f"1 : {whole / part:.0f}" if part else f"0 : {whole}"
-
-
-def _mean(total: int, count: int) -> str:
-    return f"{total / count:.2f}" if count else "—"
+def _ratio(part: int, whole: int, digits: int = 0) -> str:
+    return f"1 : {whole / part:.{digits}f}" if part else f"0 : {whole}"

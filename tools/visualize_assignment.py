@@ -1,0 +1,164 @@
+#!/usr/bin/env python
+"""Draw which locations of a detector are positive at which level, and count them.
+
+    python tools/visualize_assignment.py --num-images 4 \\
+        --config-file configs/quick/semi_anchored_retinanet_digit_scenes.yaml
+
+Writes one picture an image and prints how many locations and anchors are positive. Images are
+resized as in testing; weights play no part. The exit status is 2 for a mistake in the command
+line, the config or the data.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Iterator
+
+import anchorkit  # noqa: F401  first: it hides a warning that importing detectron2 raises
+
+# isort: split
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+
+from anchorkit.config import check_choice, load_config
+from anchorkit.data import check_classes, load_dataset, register_coco_format
+from anchorkit.data.image_files import read_fault
+from anchorkit.errors import UserError
+from anchorkit.visualization import (
+    AssignmentStatistics,
+    draw_assignment,
+    label_levels,
+    save_figure,
+)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the detector")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--input", nargs="+", metavar="IMAGE", help="image files of the data set")
+    which.add_argument("--image-ids", nargs="+", metavar="ID", help="their ids in the data set")
+    which.add_argument("--num-images", type=int, default=4, metavar="N", help="the first N (4)")
+    parser.add_argument("--dataset", metavar="NAME", help="in place of those of DATASETS.TRAIN")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder of the pictures (OUTPUT_DIR/assignment)"
+    )
+    parser.add_argument("--table-only", action="store_true", help="count, and draw nothing")
+    parser.add_argument("--format", choices=("png", "pdf"), default="png", help="of the pictures")
+    parser.add_argument("--columns", type=int, default=3, help="panels side by side (3)")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE",
+        help="config keys to override; must come last",
+    )  # fmt: skip
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.num_images < 1 or args.columns < 1:
+        raise UserError(
+            f"--num-images {args.num_images} and --columns {args.columns}: both must be at least 1"
+        )
+    cfg = load_config(args.config_file, args.opts)
+    cfg.MODEL.DEVICE = "cpu"
+    register_coco_format(cfg)
+    if args.dataset:
+        cfg.DATASETS.TRAIN = (args.dataset,)
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    unknown = label_levels.dispatch(object)
+    drawable = [n for n, kind in META_ARCH_REGISTRY if label_levels.dispatch(kind) is not unknown]
+    check_choice("MODEL.META_ARCHITECTURE", architecture, drawable)
+    images = select_images(cfg, args)
+    check_classes(cfg)
+    model = build_model(cfg)
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    folder = args.output or os.path.join(cfg.OUTPUT_DIR, "assignment")
+    if not args.table_only:
+        make_folder(folder)
+    statistics = AssignmentStatistics()
+    for image, sample in load_samples(cfg, images):
+        labels = label_levels(model, sample)
+        statistics.add(labels)
+        if not args.table_only:
+            name = str(image["image_id"]).replace(os.sep, "_")
+            path = os.path.join(folder, f"{name}.{args.format}")
+            pixels = sample["image"].permute(1, 2, 0).numpy()
+            title = (
+                f"{os.path.basename(image['file_name'])} (image {image['image_id']}), "
+                f"{pixels.shape[1]} × {pixels.shape[0]} px, {architecture}"
+            )
+            figure = draw_assignment(pixels, labels, names, title=title, columns=args.columns)
+            save_figure(figure, path)
+            print(path, flush=True)
+    print(f"\n{statistics.table()}")
+
+
+def make_folder(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {path}: cannot be made: {error}") from error
+
+
+def select_images(cfg: CfgNode, args: argparse.Namespace) -> list[dict]:
+    """The dicts of the images that were asked for, in the order of the command line."""
+    if not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN is empty; name a data set with --dataset")
+    images = [image for name in cfg.DATASETS.TRAIN for image in load_dataset(name)[0]]
+    if args.image_ids:
+        known = {str(image["image_id"]): image for image in reversed(images)}
+        return [_find(known, wanted, "image id", cfg.DATASETS.TRAIN) for wanted in args.image_ids]
+    if args.input:
+        known = {os.path.basename(image["file_name"]): image for image in reversed(images)}
+        known |= {os.path.abspath(image["file_name"]): image for image in reversed(images)}
+        return [
+            known.get(os.path.abspath(path))
+            or _find(known, os.path.basename(path), "image file", cfg.DATASETS.TRAIN)
+            for path in args.input
+        ]
+    return images[: args.num_images]
+
+
+def load_samples(cfg: CfgNode, images: list[dict]) -> Iterator[tuple[dict, dict]]:
+    """Each image's dict and what the detector sees of it: RGB pixels, and boxes with classes."""
+    resize = []
+    if cfg.INPUT.MIN_SIZE_TEST > 0:
+        resize = [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+    # is_train keeps the annotations; nothing is random here.
+    mapper = DatasetMapper(is_train=True, augmentations=resize, image_format="RGB")
+    for image in images:
+        try:
+            sample = mapper(image)
+        except Exception:
+            reason = read_fault(image, "RGB")
+            if reason is None:
+                raise
+            raise UserError(
+                f"image {image['image_id']} ({image['file_name']}): {reason}"
+            ) from None
+        yield image, sample
+
+
+def _find(known: dict[str, dict], wanted: str, kind: str, names) -> dict:
+    if wanted in known:
+        return known[wanted]
+    match = difflib.get_close_matches(wanted, list(known), n=1)
+    hint = f"; did you mean {match[0]}?" if match else f"; there is for example {next(iter(known))}"
+    raise UserError(f"no {kind} {wanted} in data set {', '.join(names)}{hint}")
+
+
+def run() -> int:
+    """Run the command line; returns the exit status."""
+    args = argument_parser().parse_args()
+    try:
+        main(args)
+    except UserError as error:
+        print(f"visualize_assignment: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
