@@ -1,13 +1,13 @@
 """Every config loads, is named by the rules, builds, takes a training step and detects."""
 
-import math
 import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from detectron2.modeling import build_model
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
@@ -18,23 +18,51 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("projects/*/configs/*.yaml")])
 LEAVES = [path for path in FILES if not path.name.startswith("Base-")]
 TABLES = sorted(ROOT.glob("projects/*/tables/*.yaml"))
+# method _ body _ neck _ schedule or data [_ what it changes]; or method _ data of the quick configs
 NAME = re.compile(
-    r"(semi_anchored_)?retinanet_(digit_scenes|R_(50|101)_FPN_(1x|2x|voc2007)(_[a-z0-9_]+)?)"
+    r"(semi_anchored_)?retinanet_"
+    r"(digit_scenes|(R_50|R_101|X_101_(32x8d|64x4d))_FPN_(1x|2x|voc2007)(_[a-z0-9_]+)?)"
 )
 # What may differ between a method's config and its baseline's.
-METHOD_KEYS = ("META_ARCHITECTURE", "ANCHOR_GENERATOR", "RETINANET", "SEMI_ANCHORED")
+METHOD_KEYS = ("META_ARCHITECTURE", "RETINANET", "SEMI_ANCHORED")
+ANCHOR_KEYS = ("SIZES", "ASPECT_RATIOS")
+# What an evaluation of another config's checkpoint may change.
+INFERENCE_KEYS = ("ANCHOR_SELECTION", "ANCHOR_TOPK", "ANCHOR_THRESH_TEST")
+FIGURES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "ms"}
+# What a row's name says, as (pattern of the name, what the config must then hold).
+NAMED_SETTINGS = {
+    "table_1": (r"(\d)x(\d)", lambda anchors, keys: [len(anchors.SIZES[0]),
+                                                     len(anchors.ASPECT_RATIOS[0])]),
+    "table_4": (r"(0\.\d+)", lambda anchors, keys: [keys.GAMMA]),
+    "table_5": (r"SFL (0\.\d)", lambda anchors, keys: [keys.SIGMA]),
+    "table_6": (r"Top-(\d)|Pos (0\.\d)", lambda anchors, keys: [
+        keys.ANCHOR_TOPK if keys.ANCHOR_SELECTION == "top" else keys.ANCHOR_THRESH_TEST]),
+}  # fmt: skip
+
+
+# No download, and detections without training: low thresholds, and anchors that Pos 0.5 keeps.
+UNTRAINED = [
+    *("MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"),
+    *("MODEL.RETINANET.SCORE_THRESH_TEST", "0.001"),
+    *("MODEL.SEMI_ANCHORED.SCORE_THRESH_TEST", "0.001"),
+    *("MODEL.SEMI_ANCHORED.ANCHOR_PRIOR_PROB", "0.6"),
+]
 
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def small_model(path: Path, *overrides: str):
-    """The config's model with a ResNet-18 body (full bodies are built once, below)."""
-    cfg = load_config(str(path), ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", *overrides])
+def small_model(path: Path):
+    """The config's model with a ResNet-18 body and a 64-channel neck, to save time.
+
+    Full bodies are built below, one of each kind, and take a step in a test of their own.
+    """
+    cfg = load_config(str(path), UNTRAINED)
     if cfg.MODEL.RESNETS.DEPTH > 18:
         cfg.MODEL.RESNETS.DEPTH = 18
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+        cfg.MODEL.RESNETS.NUM_GROUPS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 1, 64
         cfg.MODEL.FPN.OUT_CHANNELS = 64
     torch.manual_seed(0)
     return build_model(cfg)
@@ -61,30 +89,59 @@ def test_a_leaf_is_short_flat_and_named_by_the_rules(path):
     assert depth <= 3
 
 
-@pytest.mark.parametrize("path", LEAVES, ids=name_of)
-def test_every_config_builds_takes_a_step_and_detects(path):
-    model = small_model(path)
+def check_step_and_detections(model):
+    """A step gives every trained parameter a gradient and moves weights; inference detects."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     with EventStorage():
-        losses = model(batch())
-    total = sum(losses.values())
-    assert total.isfinite()
-    total.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters() if
-               parameter.requires_grad)  # fmt: skip
+        loss = sum(model(batch()).values())
+    assert loss.isfinite()
+    loss.backward()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None for parameter in trained)
+    before = [parameter.detach().clone() for parameter in trained]
+    optimizer.step()
+    assert any((a != b).any() for a, b in zip(before, trained, strict=True))
+    assert all(parameter.isfinite().all() for parameter in trained)
     model.eval()
     with torch.no_grad():
         (output,) = model(batch())
-    assert output["instances"].has("pred_boxes")
+    detections = output["instances"]
+    assert detections.image_size == (128, 128)
+    assert len(detections) > 0
+    assert len(detections.pred_boxes) == len(detections.scores) == len(detections.pred_classes)
+    assert detections.pred_boxes.tensor.isfinite().all()
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=name_of)
-def test_anchor_sizes_are_octaves_of_the_stride(path):
-    sizes = load_config(str(path)).MODEL.ANCHOR_GENERATOR.SIZES
-    smallest = sizes[0][0]
-    assert smallest in (16.0, 32.0)
-    for level, row in enumerate(sizes):
-        expected = [smallest * 2 ** (level + i / len(row)) for i in range(len(row))]
-        assert all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(row, expected, strict=True))
+def test_every_config_builds_takes_a_step_and_detects(path):
+    check_step_and_detections(small_model(path))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["semi_anchored_retinanet_R_50_FPN_1x", "semi_anchored_retinanet_R_101_FPN_2x",
+     "retinanet_R_50_FPN_1x", "retinanet_R_101_FPN_2x"],
+)  # fmt: skip
+def test_the_full_bodies_take_a_step_and_detect(name):
+    path = ROOT / "configs" / "COCO-Detection" / f"{name}.yaml"
+    torch.manual_seed(0)
+    check_step_and_detections(build_model(load_config(str(path), UNTRAINED)))
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=name_of)
+def test_anchor_sizes_divide_an_octave_above_a_multiple_of_the_stride(path):
+    cfg = load_config(str(path))
+    # The digit scenes' objects are small for their images: their anchors start at 2 x stride.
+    multiple = 2 if path.stem.endswith("digit_scenes") else 4
+    sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
+    assert len(sizes) == 5
+    for stride, row in zip((8, 16, 32, 64, 128), sizes, strict=True):
+        expected = [multiple * stride * 2 ** (i / len(row)) for i in range(len(row))]
+        assert row == pytest.approx(expected, abs=1e-4)
+    (ratios,) = cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
+    assert ratios == pytest.approx({1: [1], 3: [1 / 2, 1, 2], 5: [1 / 3, 1 / 2, 1, 2, 3]}[
+        len(ratios)], abs=1e-5)  # fmt: skip
+    assert cfg.MODEL.ANCHOR_GENERATOR.OFFSET == 0.5
 
 
 @pytest.mark.parametrize(
@@ -94,41 +151,125 @@ def test_anchor_sizes_are_octaves_of_the_stride(path):
 def test_method_and_baseline_differ_in_the_method_only(path):
     twin = path.with_name(f"semi_anchored_{path.name}")
     baseline, method = load_config(str(path)), load_config(str(twin))
+    towers = [
+        (keys.NUM_CONVS, keys.NORM, keys.PRIOR_PROB, tuple(keys.IN_FEATURES))
+        for keys in (baseline.MODEL.RETINANET, method.MODEL.SEMI_ANCHORED)
+    ]
+    assert towers[0] == towers[1]
     for cfg in (baseline, method):
         for key in METHOD_KEYS:
             del cfg.MODEL[key]
+        for key in ANCHOR_KEYS:
+            del cfg.MODEL.ANCHOR_GENERATOR[key]
     assert baseline == method
 
 
-@pytest.mark.parametrize(
-    ("name", "millions"),
-    [
-        ("projects/semi_anchored/configs/semi_anchored_retinanet_R_50_FPN_1x_1x1.yaml", 32.30),
-        ("projects/semi_anchored/configs/semi_anchored_retinanet_R_50_FPN_1x_3x3.yaml", 32.39),
-        ("configs/COCO-Detection/semi_anchored_retinanet_R_50_FPN_1x.yaml", 32.57),
-        ("configs/COCO-Detection/semi_anchored_retinanet_R_101_FPN_2x.yaml", 51.57),
-        ("configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml", 33.84),
-    ],
-)
-def test_full_bodies_have_the_known_number_of_parameters(name, millions):
-    cfg = load_config(str(ROOT / name), ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
-    model = build_model(cfg)
-    # Frozen batch normalisation keeps its scale and shift (and its statistics) as buffers.
-    buffers = sum(
+def count_parameters(path: Path) -> int:
+    """Parameters of the model, with the scale and shift that frozen normalisation has as buffers.
+
+    A model on the meta device has shapes and no memory.
+    """
+    cfg = load_config(str(path), ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "meta"])
+    with torch.device("meta"):
+        model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    frozen = sum(
         buffer.numel()
-        for key, buffer in model.named_buffers()
-        if ".norm." in key and key.endswith((".weight", ".bias"))
+        for name, buffer in model.named_buffers()
+        if ".norm." in name and name.endswith((".weight", ".bias"))
     )
-    count = sum(parameter.numel() for parameter in model.parameters()) + buffers
-    assert round(count / 1e6, 2) == pytest.approx(millions, abs=0.011)
+    return frozen + sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "count"), [
+    ("projects/semi_anchored/configs/semi_anchored_retinanet_R_50_FPN_1x_1x1.yaml", 32_295_317),
+    ("projects/semi_anchored/configs/semi_anchored_retinanet_R_50_FPN_1x_3x3.yaml", 32_387_517),
+    ("configs/COCO-Detection/semi_anchored_retinanet_R_50_FPN_1x.yaml", 32_571_917),
+    ("configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml", 33_841_972),
+])  # fmt: skip
+def test_the_models_have_the_known_number_of_parameters(name, count):
+    assert count_parameters(ROOT / name) == count
+
+
+def test_an_anchor_more_costs_five_outputs_and_no_class_scores():
+    folder = ROOT / "projects" / "semi_anchored" / "configs"
+    name = "semi_anchored_retinanet_R_50_FPN_1x_{}.yaml"
+    one, two = (count_parameters(folder / name.format(anchors)) for anchors in ("1x1", "2x1"))
+    assert two - one == 5 * (256 * 3 * 3 + 1)
+
+
+def test_the_model_zoo_states_the_parameters_of_the_models():
+    page = (ROOT / "MODEL_ZOO.md").read_text()
+    rows = re.findall(r"^\| `(\S+\.yaml)` .*\| ([\d.]+) M \|", page, re.MULTILINE)
+    assert {ROOT / name for name, _ in rows} >= {
+        path for path in LEAVES if path.parent.name in ("COCO-Detection", "VOC-Detection")
+    }
+    for name, millions in rows:
+        assert f"{count_parameters(ROOT / name) / 1e6:.2f}" == millions, name
+
+
+def read_table(path: Path) -> dict:
+    table = yaml.safe_load(path.read_text())
+    assert set(table) == {"title", "dataset", "rows"}
+    return table
+
+
+def row_config(row: dict):
+    return load_config(str(ROOT / row["config"]), row.get("overrides", []))
+
+
+def test_the_papers_tables_of_this_host_are_there_and_name_data_sets_that_exist():
+    semi_anchored = [path for path in TABLES if path.parts[-3] == "semi_anchored"]
+    assert [path.stem for path in semi_anchored] == [f"table_{n}" for n in range(1, 8)]
+    for path in TABLES:
+        assert read_table(path)["dataset"] in DatasetCatalog.list()
 
 
 @pytest.mark.parametrize("path", TABLES, ids=name_of)
-def test_every_row_of_a_table_names_configs_that_load(path):
-    table = yaml.safe_load(path.read_text())
-    assert table["title"] and table["dataset"]
-    for row in table["rows"]:
-        for key in ("config", "weights_from"):
-            if key in row:
-                load_config(str(ROOT / row[key]), row.get("overrides", []))
-        assert 0 < row["paper"]["AP"] < 100
+def test_every_row_of_a_table_has_a_config_and_the_papers_figures(path):
+    rows = read_table(path)["rows"]
+    assert len({row["name"] for row in rows}) == len(rows)
+    for row in rows:
+        assert set(row) <= {"name", "config", "overrides", "weights_from", "paper"}
+        row_config(row)
+        assert {"AP", "AP50", "AP75"} <= set(row["paper"]) <= FIGURES
+        assert all(0 < figure < 100 for figure in row["paper"].values())
+        assert row["paper"]["AP75"] < row["paper"]["AP50"]
+
+
+@pytest.mark.parametrize("path", TABLES, ids=name_of)
+def test_a_row_without_training_evaluates_a_trained_row_with_other_inference(path):
+    rows = {row["name"]: row for row in read_table(path)["rows"]}
+    for row in rows.values():
+        if "weights_from" not in row:
+            continue
+        source = rows[row["weights_from"]]
+        assert "weights_from" not in source
+        evaluated, trained = row_config(row), row_config(source)
+        assert evaluated != trained
+        for cfg in (evaluated, trained):
+            for key in INFERENCE_KEYS:
+                del cfg.MODEL.SEMI_ANCHORED[key]
+        assert evaluated == trained
+
+
+@pytest.mark.parametrize("path", [p for p in TABLES if p.stem in NAMED_SETTINGS], ids=name_of)
+def test_a_rows_config_holds_what_the_rows_name_says(path):
+    pattern, settings = NAMED_SETTINGS[path.stem]
+    named = 0
+    for row in read_table(path)["rows"]:
+        if match := re.fullmatch(pattern, row["name"]):
+            named += 1
+            model = row_config(row).MODEL
+            values = [float(group) for group in match.groups() if group]
+            assert settings(model.ANCHOR_GENERATOR, model.SEMI_ANCHORED) == values, row["name"]
+    assert named >= 3
+
+
+@pytest.mark.parametrize("folder", sorted(ROOT.glob("projects/*/configs")), ids=name_of)
+def test_every_config_of_a_project_is_a_row_of_one_of_its_tables(folder):
+    used = {
+        ROOT / row["config"]
+        for table in folder.parent.glob("tables/*.yaml")
+        for row in read_table(table)["rows"]
+    }
+    assert set(folder.glob("*.yaml")) <= used

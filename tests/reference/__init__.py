@@ -1,0 +1,1 @@
+"""Oracles: the papers' equations in plain loops, to compare the library with."""
