@@ -50,7 +50,7 @@ def compare(levels, boxes, classes, *, iou_thresholds=(0.5, 0.5), low_quality=Tr
     return actual
 
 
-def one_location(counts, num_anchors, num_background_boxes=0):
+def one_location(counts, num_anchors):
     """A location where ``counts[c]`` anchors equal the box of class c and the rest lie far off."""
     shapes = []
     boxes = [[100.0 * c, 0.0, 100.0 * c + 8, 8.0] for c in range(len(counts))]

@@ -225,7 +225,7 @@ def test_box_gradients_reach_only_the_regressed_anchors(model):
         for x in range(anchors.shape[1])
         for k in range(K)
     ]
-    # A refined box that misses its box altogether has no gradient; these do not.
+    # A refined box that misses its box altogether would have none; these all overlap.
     assert has_gradient == [gt >= 0 for gt in learns]
 
 

@@ -42,5 +42,10 @@ class BaselineRetinaNet(RetinaNet):
         )
         return arguments
 
+    def forward_inference(self, images, features, predictions):
+        # Under autocast scores of half precision would tie, and boxes be rounded to pixels.
+        predictions = [[level.float() for level in levels] for levels in predictions]
+        return super().forward_inference(images, features, predictions)
+
     def _ema_update(self, name, value, initial_value, momentum=0.9):
         return mean_over_ranks(self.pixel_mean.new_tensor(value)).item()
