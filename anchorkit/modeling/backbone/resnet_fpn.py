@@ -9,7 +9,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from ...config import check_choice
 
 # Basic blocks of each stage in the two shallow ResNets.
-_BASIC_STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+_BASIC_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 @BACKBONE_REGISTRY.register()

@@ -1,4 +1,4 @@
-"""The Semi-Anchored Detector (Qian et al., 2020) for any host: losses and inference."""
+"""The Semi-Anchored Detector (Chen et al., 2020) for any host: losses and inference."""
 
 from collections.abc import Sequence
 
