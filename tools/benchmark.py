@@ -24,7 +24,6 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 
 import anchorkit.modeling  # noqa: F401  (registers the meta-architectures)
-from anchorkit.assigners import SemiAnchoredAssigner
 from anchorkit.config import load_config
 
 IMAGE_SIZES = ((480, 640), (800, 1088))
@@ -90,7 +89,7 @@ def random_instances(height: int, width: int, num_boxes: int, seed: int = 0) -> 
 
 
 def build(name: str, device: str, depth: int):
-    """One of ``MODELS`` for 80 classes with random weights, and its anchors' config."""
+    """One of ``MODELS`` for 80 classes with random weights."""
     config, overrides = MODELS[name]
     path = os.path.join(os.path.dirname(__file__), "..", "configs", f"{config}_R_50_FPN_1x.yaml")
     pairs = [text for pair in overrides.items() for text in pair]
@@ -143,7 +142,6 @@ def benchmark_labels(models: dict, num_boxes: int, rounds: int) -> list[dict]:
     levels = model.grid_anchors(features)
     anchors = model.anchor_generator(features)
     instances = random_instances(height, width, num_boxes).to(model.device)
-    assigner = SemiAnchoredAssigner(num_classes=80)
     matcher = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True)
 
     @torch.no_grad()
@@ -155,7 +153,7 @@ def benchmark_labels(models: dict, num_boxes: int, rounds: int) -> list[dict]:
         return instances.gt_boxes.tensor[index], classes
 
     functions = {
-        "semi-anchored assigner": lambda: assigner(levels, instances),
+        "semi-anchored assigner": lambda: model.assigner(levels, instances),
         "detectron2 RetinaNet labelling": detectron2_labels,
     }
     return summary(alternate(functions, rounds), "detectron2 RetinaNet labelling")
