@@ -37,8 +37,46 @@ def aligned_giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 def box_area(boxes: Tensor) -> Tensor:
     """Area of boxes (..., 4) in square pixels; 0 for boxes turned inside out."""
-    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
-    return size[..., 0] * size[..., 1]
+    return box_size(boxes).clamp(min=0).prod(dim=-1)
+
+
+def box_size(boxes: Tensor) -> Tensor:
+    """Width and height (..., 2) of boxes (..., 4) in pixels; negative if turned inside out."""
+    return boxes[..., 2:] - boxes[..., :2]
+
+
+def ltrb_distances(points: Tensor, boxes: Tensor) -> Tensor:
+    """Signed distances from points to the left, top, right and bottom sides of boxes.
+
+    Args:
+        points: (..., 2), x and y in pixels.
+        boxes: (..., 4), pixels; the shapes broadcast.
+
+    Returns:
+        (..., 4), pixels; all above 0 for a point strictly inside its box.
+    """
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+
+
+def boxes_from_ltrb(points: Tensor, ltrb: Tensor) -> Tensor:
+    """Boxes (..., 4) whose sides have the distances ``ltrb`` (..., 4) from ``points`` (..., 2)."""
+    return torch.cat([points - ltrb[..., :2], points + ltrb[..., 2:]], dim=-1)
+
+
+def centerness(ltrb: Tensor) -> Tensor:
+    """FCOS, eq. 3: 1 at a box's centre, 0 at its sides and outside.
+
+    ``sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))``
+
+    Args:
+        ltrb: (..., 4) distances to the sides.
+
+    Returns:
+        (...) in [0, 1].
+    """
+    near = torch.minimum(ltrb[..., :2], ltrb[..., 2:]).clamp(min=0)
+    far = torch.maximum(ltrb[..., :2], ltrb[..., 2:])
+    return (near / far.clamp(min=torch.finfo(far.dtype).tiny)).prod(dim=-1).sqrt()
 
 
 def _intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,19 @@
 """Who is positive, and with what label."""
 
 from .base import Assignment
+from .dsla import DSLAAssigner
 from .fcos import FCOSAssigner
+from .foveabox import FoveaBoxAssigner
+from .points import PointAssigner, level_size_ranges
 from .semi_anchored import SemiAnchoredAssigner, SemiAnchoredAssignment
 
-__all__ = ["Assignment", "FCOSAssigner", "SemiAnchoredAssigner", "SemiAnchoredAssignment"]
+__all__ = [
+    "Assignment",
+    "DSLAAssigner",
+    "FCOSAssigner",
+    "FoveaBoxAssigner",
+    "PointAssigner",
+    "SemiAnchoredAssigner",
+    "SemiAnchoredAssignment",
+    "level_size_ranges",
+]

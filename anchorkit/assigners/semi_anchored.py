@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..geometry import aligned_iou
 from .base import Assignment
-from .fcos import FCOSAssigner
 from .matching import match_anchors
+from .points import PointAssigner
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SemiAnchoredAssigner:
         gamma: float = 0.0,
         regressed_anchors: str = "positive",
         regression_target: str = "anchor",
-        location_labeler: FCOSAssigner | None = None,
+        location_labeler: PointAssigner | None = None,
     ):
         self.num_classes = num_classes
         self.background_below, self.foreground_from = iou_thresholds

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anchorkit.assigners import FCOSAssigner, SemiAnchoredAssigner
+from anchorkit.assigners import FCOSAssigner, SemiAnchoredAssigner, level_size_ranges
 from tests.reference import semi_anchored as oracle
 from tests.reference.scenes import (
     ONE_SHAPE,
@@ -20,6 +20,11 @@ NO_BOXES = torch.zeros(0, 4)
 
 def assigner(**options):
     return SemiAnchoredAssigner(num_classes=C, **options)
+
+
+def fcos_labeler(range_ends, shrink):
+    size_ranges = level_size_ranges(range_ends)
+    return FCOSAssigner(num_classes=C, size_ranges=size_ranges, shrink=shrink)
 
 
 def check_against_oracle(assignment, expected):
@@ -345,7 +350,7 @@ def test_a_box_larger_than_the_image_and_a_box_of_one_pixel_are_labelled():
 @pytest.mark.parametrize("by", ["vote", "fcos", "fcos_shrink"])
 def test_the_anchors_to_regress_and_their_boxes_are_those_of_the_loops(regressed, target, by):
     ranges, shrink = (12.0, 24.0), 0.5 if by == "fcos_shrink" else 1.0
-    labeler = None if by == "vote" else FCOSAssigner(num_classes=C, ranges=ranges, shrink=shrink)
+    labeler = None if by == "vote" else fcos_labeler(ranges, shrink)
     assign = assigner(
         regressed_anchors=regressed, regression_target=target, location_labeler=labeler
     )
@@ -382,7 +387,7 @@ def test_locations_by_position_are_those_of_the_loops(seed, shrink):
         pyramid(), boxes, classes, num_classes=C, ranges=ranges, shrink=shrink
     )
     centers = [(level[:, :, 0, :2] + level[:, :, 0, 2:]).reshape(-1, 2) / 2 for level in pyramid()]
-    labeler = FCOSAssigner(num_classes=C, ranges=ranges, shrink=shrink)
+    labeler = fcos_labeler(ranges, shrink)
     actual = labeler(centers, instances(boxes, classes))
     assert actual.labels.tolist() == expected.location_labels
     assert actual.gt_index.tolist() == expected.location_gt

@@ -10,7 +10,12 @@ from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 
-from ...assigners import FCOSAssigner, SemiAnchoredAssigner, SemiAnchoredAssignment
+from ...assigners import (
+    FCOSAssigner,
+    SemiAnchoredAssigner,
+    SemiAnchoredAssignment,
+    level_size_ranges,
+)
 from ...config import check_choice, num_classes
 from ...geometry import aligned_iou
 from ...layers import flatten_levels
@@ -372,7 +377,7 @@ def _build_assigner(cfg) -> SemiAnchoredAssigner:
     if labeling != "anchors":
         labeler = FCOSAssigner(
             num_classes=num_classes(cfg),
-            ranges=keys.FCOS_RANGES,
+            size_ranges=level_size_ranges(keys.FCOS_RANGES),
             shrink=keys.SHRINK if labeling == "fcos_shrink" else 1.0,
         )
     return SemiAnchoredAssigner(
