@@ -20,6 +20,9 @@ def add_anchorkit_config(cfg: CfgNode) -> None:
     _add_solver_keys(cfg)
     _add_backbone_keys(cfg)
     _add_semi_anchored_keys(cfg)
+    _add_fcos_keys(cfg)
+    _add_foveabox_keys(cfg)
+    _add_dsla_keys(cfg)
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
@@ -130,6 +133,97 @@ def _add_semi_anchored_keys(cfg: CfgNode) -> None:
     node.TOPK_CANDIDATES_TEST = 1000
     node.NMS_THRESH_TEST = 0.5
     cfg.MODEL.SEMI_ANCHORED = node
+
+
+def _add_fcos_keys(cfg: CfgNode) -> None:
+    # FCOS, and FCOSv2 with the values in brackets.
+    node = CfgNode()
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Convolutions of each of the two towers, and their normalisation.
+    node.NUM_CONVS = 4
+    node.NORM = "GN"
+    # Initial foreground probability of the classifier.
+    node.PRIOR_PROB = 0.01
+    # Distance of the first location from the image's corner, in strides. The code that made DSLA's
+    # published figures has 0.0.
+    node.POINT_OFFSET = 0.5
+    # Upper ends of the levels' ranges of the largest side distance, pixels; the last level has
+    # none. They follow the size of the input: these are for 800 pixels.
+    node.SIZE_RANGE_ENDS = [64.0, 128.0, 256.0, 512.0]
+    # Positive locations lie nearer to the centre than so many strides; 0: no limit. (1.5)
+    node.CENTER_SAMPLING_RADIUS = 0.0
+    # Distances are "exp" or "relu" of the scaled outputs, in units of a "pixel" or of the level's
+    # "stride". ("relu", "stride")
+    node.BOX_ACTIVATION = "exp"
+    node.BOX_UNIT = "pixel"
+    # "iou_log" (-log IoU), "iou_linear" (1 - IoU), "giou". ("giou")
+    node.BOX_LOSS = "iou_log"
+    node.BOX_LOSS_WEIGHT = 1.0
+    # The tower that predicts centerness: "class" or "box". ("box")
+    node.CENTERNESS_TOWER = "class"
+    node.FOCAL_ALPHA = 0.25
+    node.FOCAL_GAMMA = 2.0
+    # --- inference: the class score must exceed the threshold before it meets centerness ---
+    node.SCORE_THRESH_TEST = 0.05
+    node.TOPK_CANDIDATES_TEST = 1000
+    node.NMS_THRESH_TEST = 0.6
+    cfg.MODEL.FCOS = node
+
+
+def _add_foveabox_keys(cfg: CfgNode) -> None:
+    node = CfgNode()
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Convolutions of each of the two towers, and their normalisation: "" or "GN".
+    node.NUM_CONVS = 4
+    node.NORM = ""
+    # Initial foreground probability of the classifier.
+    node.PRIOR_PROB = 0.01
+    # Distance of the first location from the image's corner, in strides.
+    node.POINT_OFFSET = 0.5
+    # Square roots of the box areas that each level takes, pixels, for an input of 800 pixels.
+    node.SIZE_RANGES = [[1.0, 64.0], [32.0, 128.0], [64.0, 256.0], [128.0, 512.0], [256.0, 2048.0]]
+    # Side of the fovea, where locations are positive, relative to the box's.
+    node.SIGMA = 0.4
+    # Unit of the side distances on each level, pixels, for an input of 800 pixels.
+    node.BASE_EDGES = [16.0, 32.0, 64.0, 128.0, 256.0]
+    # Smooth L1 on the logarithms of the distances.
+    node.SMOOTH_L1_BETA = 0.11
+    node.BOX_LOSS_WEIGHT = 1.0
+    node.FOCAL_ALPHA = 0.4
+    node.FOCAL_GAMMA = 1.5
+    node.SCORE_THRESH_TEST = 0.05
+    node.TOPK_CANDIDATES_TEST = 1000
+    node.NMS_THRESH_TEST = 0.5
+    cfg.MODEL.FOVEABOX = node
+
+
+def _add_dsla_keys(cfg: CfgNode) -> None:
+    # Dynamic Smooth Label Assignment on FCOS, FCOSv2 or FoveaBox. All three improvements off is
+    # the paper's "Impr 0"; see projects/dsla/METHOD.md.
+    node = CfgNode()
+    node.ENABLED = False
+    # Labels of 1 within half a stride of a box's centre (eqs 5 and 6).
+    node.CORE_ZONE = True
+    # The levels' size ranges end in linear ramps, KAPPA of each end wide (eqs 3 and 4).
+    node.INTERVAL_RELAXATION = True
+    node.KAPPA = 0.2
+    # Labels are multiplied by the IoU of the predicted box with its ground truth (eq. 8).
+    node.IOU_COUPLING = True
+    # That IoU alone is the label ("IoU only" in the paper's text).
+    node.IOU_ONLY = False
+    # Quality focal loss: its exponent and its weight.
+    node.QUALITY_FOCAL_BETA = 2.0
+    node.CLASS_LOSS_WEIGHT = 1.0
+    # What the class loss is divided by: "label_sum" (the published figures) or "num_positives"
+    # (eq. 9 as printed).
+    node.CLASS_NORMALIZER = "label_sum"
+    # Weight of a location's box loss: its "label" before coupling (the published figures), the
+    # "coupled" label, "ones" (eq. 9 as printed) or its "class_score".
+    node.BOX_WEIGHT = "label"
+    # FoveaBox: the size that is compared with the levels' ranges is the "sqrt_area" with
+    # FOVEABOX.SIZE_RANGES, or the "max_distance" with FCOS.SIZE_RANGE_ENDS.
+    node.FOVEABOX_SIZE = "sqrt_area"
+    cfg.MODEL.DSLA = node
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> CfgNode:

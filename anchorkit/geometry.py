@@ -45,6 +45,23 @@ def box_size(boxes: Tensor) -> Tensor:
     return boxes[..., 2:] - boxes[..., :2]
 
 
+def grid_points(
+    height: int, width: int, stride: float, offset: float, *, device: torch.device | None = None
+) -> Tensor:
+    """Locations (height width, 2) of a feature map, row by row: x and y in pixels.
+
+    Args:
+        height, width: of the feature map.
+        stride: distance of neighbouring locations, pixels.
+        offset: of the first location from the image's corner, in strides; 0.5 is a cell's middle.
+    """
+    x, y = (
+        (torch.arange(size, dtype=torch.float32, device=device) + offset) * stride
+        for size in (width, height)
+    )
+    return torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1)
+
+
 def ltrb_distances(points: Tensor, boxes: Tensor) -> Tensor:
     """Signed distances from points to the left, top, right and bottom sides of boxes.
 

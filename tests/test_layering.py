@@ -19,7 +19,7 @@ ROWS = (
         "modeling.postprocess",
         "modeling.anchor_generator",
     ),
-    ("config",),
+    ("config", "modeling.box_codes"),
     ("modeling.backbone",),
     ("modeling.meta_arch",),
     ("modeling",),

@@ -1,6 +1,13 @@
 """Prediction heads of the dense detectors."""
 
+from .fcos import FCOSHead, FCOSPredictions
 from .retinanet import RetinaNetHead
 from .semi_anchored import SemiAnchoredHead, SemiAnchoredPredictions
 
-__all__ = ["RetinaNetHead", "SemiAnchoredHead", "SemiAnchoredPredictions"]
+__all__ = [
+    "FCOSHead",
+    "FCOSPredictions",
+    "RetinaNetHead",
+    "SemiAnchoredHead",
+    "SemiAnchoredPredictions",
+]

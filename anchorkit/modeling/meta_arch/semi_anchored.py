@@ -6,7 +6,6 @@ import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Instances
-from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 
@@ -27,7 +26,7 @@ from ...losses import (
     soft_anchor_targets,
 )
 from ..heads import SemiAnchoredPredictions
-from ..normalizer import mean_over_ranks
+from ..normalizer import log_counts, mean_over_ranks
 from ..postprocess import (
     ANCHOR_SELECTIONS,
     level_candidates,
@@ -195,7 +194,7 @@ class SemiAnchoredDetector(DenseDetector):
             anchor_logits, box_deltas.detach(), flat_anchors, assignments, gt_instances
         )
         counts = torch.stack([num_locations, num_boxes, num_refined])
-        _log_counts(counts, len(gt_instances))
+        log_counts(("locations", "regressed_anchors", "refined_anchors"), counts, len(gt_instances))
         normalizers = mean_over_ranks(counts)
         return {
             "loss_location": loss_location / normalizers[0],
@@ -396,11 +395,3 @@ def _choice(cfg, name: str, choices: Sequence[str]) -> str:
     return check_choice(
         f"MODEL.SEMI_ANCHORED.{name}", getattr(cfg.MODEL.SEMI_ANCHORED, name), choices
     )
-
-
-def _log_counts(counts: Tensor, num_images: int) -> None:
-    storage = get_event_storage()
-    locations, boxes, refined = (counts / num_images).tolist()
-    storage.put_scalar("positives/locations", locations)
-    storage.put_scalar("positives/regressed_anchors", boxes)
-    storage.put_scalar("positives/refined_anchors", refined)
