@@ -213,7 +213,9 @@ def _missing(labels: ImageLabels, names: Sequence[str] | None) -> str:
         x1, y1, x2, y2 = labels.gt_boxes[index].tolist()
         name = class_name(names, labels.gt_classes[index])
         size = f"{x2 - x1:.0f} × {y2 - y1:.0f} px at ({x1:.0f}, {y1:.0f})"
-        parts.append(f"{name}, {size}, best anchor IoU {labels.best_iou[index]:.2f}")
+        best_iou = labels.best_iou[index]
+        anchor = "" if best_iou.isnan() else f", best anchor IoU {best_iou:.2f}"
+        parts.append(f"{name}, {size}{anchor}")
     return "Without a positive location: " + "; ".join(parts) if parts else ""
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..assigners.matching import match_anchors
 from ..errors import UserError
 from ..geometry import aligned_iou
-from ..modeling.meta_arch import SemiAnchoredDetector
+from ..modeling.meta_arch import PointDetector, SemiAnchoredDetector
 
 _SHARE = "the share of its anchors that have its class"
 
@@ -65,7 +65,7 @@ class ImageLabels:
         levels: from fine to coarse.
         gt_boxes: (M, 4), pixels of the network's input.
         gt_classes: (M,) int64.
-        best_iou: (M,) the highest IoU of each box with any anchor.
+        best_iou: (M,) the highest IoU of each box with any anchor; not a number without anchors.
         has_location: (M,) bool: some location stands for the box, or some anchor is regressed to
             it.
         score_name: what the locations' scores say.
@@ -126,6 +126,28 @@ def _(model: SemiAnchoredDetector, sample: dict) -> ImageLabels:
         levels, gt_instances, anchors, served,
         _SHARE if is_vote else "its training label",
     )  # fmt: skip
+
+
+@label_levels.register
+def _(model: PointDetector, sample: dict) -> ImageLabels:
+    """DSLA's labels are those before they are multiplied by the IoU of a prediction."""
+    gt_instances = sample["instances"].to(model.device)
+    features = feature_maps(model, sample["image"])
+    locations = model.grid_locations(features)
+    assignment = model.assigner(locations, gt_instances)
+    levels, first = [], 0
+    for name, stride, points, feature in zip(
+        model.head_in_features, model.strides, locations, features, strict=True
+    ):
+        rows = slice(first, first + len(points))
+        levels.append(
+            level_labels(
+                name, stride, points.view(*feature.shape[-2:], 2), assignment.labels[rows],
+                assignment.score[rows], assignment.gt_index[rows], gt_instances,
+            )
+        )  # fmt: skip
+        first = rows.stop
+    return _image_labels(levels, gt_instances, [], assignment.gt_index, "its training label")
 
 
 @label_levels.register
@@ -217,7 +239,9 @@ def _image_labels(
     gt_boxes = gt_instances.gt_boxes.tensor
     has_location = torch.zeros(len(gt_boxes), dtype=torch.bool, device=gt_boxes.device)
     has_location[served[served >= 0]] = True
-    best_iou = match_anchors(anchors, gt_boxes).best_iou
+    best_iou = gt_boxes.new_full((len(gt_boxes),), torch.nan)
+    if anchors:
+        best_iou = match_anchors(anchors, gt_boxes).best_iou
     return ImageLabels(
         levels, gt_boxes.cpu(), gt_instances.gt_classes.cpu(), best_iou.cpu(), has_location.cpu(),
         score_name,

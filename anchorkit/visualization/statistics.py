@@ -64,12 +64,18 @@ class AssignmentStatistics:
         facts = [
             ["images", self.num_images],
             ["ground-truth boxes", self.num_boxes],
-            ["anchors, positive : all", _ratio(positive_anchors, anchors)],
             ["locations, positive : all", _ratio(positive, locations)],
-            ["locations : anchors, positive ones", _ratio(positive, positive_anchors, digits=2)],
-            ["boxes whose best anchor has IoU < 0.5", self._share(self.num_poorly_covered)],
             ["boxes without a positive location", self._share(self.num_without_location)],
         ]
+        if anchors:
+            facts += [
+                ["anchors, positive : all", _ratio(positive_anchors, anchors)],
+                ["locations : anchors, positive ones",
+                 _ratio(positive, positive_anchors, digits=2)],
+                ["boxes whose best anchor has IoU < 0.5", self._share(self.num_poorly_covered)],
+            ]  # fmt: skip
+        else:
+            headers, rows = headers[:5], [row[:5] for row in rows]
         return f"{tabulate(rows, headers)}\n\n{tabulate(facts, tablefmt='plain')}"
 
     def _share(self, count: int) -> str:

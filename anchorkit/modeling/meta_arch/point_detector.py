@@ -120,7 +120,7 @@ class PointDetector(DenseDetector):
     def grid_locations(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Locations of each level, (H W, 2) in pixels, for feature maps (N, D, H, W)."""
         return [
-            grid_points(*feature.shape[-2:], stride, self.point_offset, device=feature.device)
+            grid_points(*feature.shape[-2:], stride, self.point_offset, device=self.device)
             for feature, stride in zip(features, self.strides, strict=True)
         ]
 
