@@ -31,13 +31,29 @@ INFERENCE_KEYS = ("ANCHOR_SELECTION", "ANCHOR_TOPK", "ANCHOR_THRESH_TEST")
 FIGURES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "ms"}
 # What a row's name says, as (pattern of the name, what the config must then hold).
 NAMED_SETTINGS = {
-    "table_1": (r"(\d)x(\d)", lambda anchors, keys: [len(anchors.SIZES[0]),
-                                                     len(anchors.ASPECT_RATIOS[0])]),
-    "table_4": (r"(0\.\d+)", lambda anchors, keys: [keys.GAMMA]),
-    "table_5": (r"SFL (0\.\d)", lambda anchors, keys: [keys.SIGMA]),
-    "table_6": (r"Top-(\d)|Pos (0\.\d)", lambda anchors, keys: [
-        keys.ANCHOR_TOPK if keys.ANCHOR_SELECTION == "top" else keys.ANCHOR_THRESH_TEST]),
+    "semi_anchored/table_1": (r"(\d)x(\d)", lambda model: [
+        len(model.ANCHOR_GENERATOR.SIZES[0]), len(model.ANCHOR_GENERATOR.ASPECT_RATIOS[0])]),
+    "semi_anchored/table_4": (r"(0\.\d+)", lambda model: [model.SEMI_ANCHORED.GAMMA]),
+    "semi_anchored/table_5": (r"SFL (0\.\d)", lambda model: [model.SEMI_ANCHORED.SIGMA]),
+    "semi_anchored/table_6": (r"Top-(\d)|Pos (0\.\d)", lambda model: [
+        model.SEMI_ANCHORED.ANCHOR_TOPK if model.SEMI_ANCHORED.ANCHOR_SELECTION == "top"
+        else model.SEMI_ANCHORED.ANCHOR_THRESH_TEST]),
+    "dsla/table_1": (r"Impr (\d)", lambda model: [impr_number(model.DSLA)]),
+    "dsla/table_2": (r"(0\.\d)", lambda model: [model.DSLA.KAPPA]),
 }  # fmt: skip
+
+
+def impr_number(keys) -> int:
+    """The row of DSLA's Table 1 with these improvements: core zone, relaxation, coupling."""
+    rows = ["", "core", "relaxation", "coupling", "core relaxation", "core coupling",
+            "relaxation coupling"]  # fmt: skip
+    on = {"core": keys.CORE_ZONE, "relaxation": keys.INTERVAL_RELAXATION,
+          "coupling": keys.IOU_COUPLING}  # fmt: skip
+    return rows.index(" ".join(name for name, is_on in on.items() if is_on))
+
+
+def table_id(path: Path) -> str:
+    return f"{path.parts[-3]}/{path.stem}"
 
 
 # No download, and detections without training: low thresholds, and anchors that Pos 0.5 keeps.
@@ -166,6 +182,20 @@ def test_method_and_baseline_differ_in_the_method_only(path):
     assert baseline == method
 
 
+@pytest.mark.parametrize(
+    "path", [p for p in LEAVES if p.stem.startswith("dsla") and "projects" not in p.parts
+             and p.with_name(p.name.removeprefix("dsla_")).exists()],
+    ids=name_of,
+)  # fmt: skip
+def test_dsla_and_its_host_differ_in_the_labels_only(path):
+    method = load_config(str(path))
+    host = load_config(str(path.with_name(path.name.removeprefix("dsla_"))))
+    assert method.MODEL.DSLA.ENABLED and not host.MODEL.DSLA.ENABLED
+    for cfg in (method, host):
+        del cfg.MODEL["DSLA"]
+    assert method == host
+
+
 def count_parameters(path: Path) -> int:
     """Parameters of the model, with the scale and shift that frozen normalisation has as buffers.
 
@@ -219,9 +249,11 @@ def row_config(row: dict):
     return load_config(str(ROOT / row["config"]), row.get("overrides", []))
 
 
-def test_the_papers_tables_of_this_host_are_there_and_name_data_sets_that_exist():
-    semi_anchored = [path for path in TABLES if path.parts[-3] == "semi_anchored"]
-    assert [path.stem for path in semi_anchored] == [f"table_{n}" for n in range(1, 8)]
+def test_the_papers_tables_are_there_and_name_data_sets_that_exist():
+    assert {table_id(path) for path in TABLES} >= {
+        *(f"semi_anchored/table_{n}" for n in range(1, 8)),
+        *(f"dsla/table_{n}" for n in range(1, 5)),
+    }
     for path in TABLES:
         assert read_table(path)["dataset"] in DatasetCatalog.list()
 
@@ -254,16 +286,16 @@ def test_a_row_without_training_evaluates_a_trained_row_with_other_inference(pat
         assert evaluated == trained
 
 
-@pytest.mark.parametrize("path", [p for p in TABLES if p.stem in NAMED_SETTINGS], ids=name_of)
+@pytest.mark.parametrize("path", [p for p in TABLES if table_id(p) in NAMED_SETTINGS], ids=name_of)
 def test_a_rows_config_holds_what_the_rows_name_says(path):
-    pattern, settings = NAMED_SETTINGS[path.stem]
+    pattern, settings = NAMED_SETTINGS[table_id(path)]
     named = 0
     for row in read_table(path)["rows"]:
         if match := re.fullmatch(pattern, row["name"]):
             named += 1
             model = row_config(row).MODEL
             values = [float(group) for group in match.groups() if group]
-            assert settings(model.ANCHOR_GENERATOR, model.SEMI_ANCHORED) == values, row["name"]
+            assert settings(model) == values, row["name"]
     assert named >= 3
 
 
