@@ -13,7 +13,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools.coco import COCO
 
-from anchorkit.data import digit_scenes, write_digit_scenes
+from anchorkit.data import digit_drawing, digit_scenes, write_digit_scenes
 from anchorkit.errors import UserError
 
 SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_digit_scenes.py"
@@ -79,13 +79,12 @@ def test_boxes_are_tight_around_the_drawn_pixels(monkeypatch):
     for seed in range(300):
         # The digits are drawn on a flat ground, so that what changed is the digit's ink.
         image = np.full((160, 160, 3), 90, dtype=np.float32)
-        objects = digit_scenes._place_digits(image, glyphs, labels, np.random.default_rng(seed))
+        objects = digit_drawing._place_digits(image, glyphs, labels, np.random.default_rng(seed))
         if len(objects) != 1:
             continue
         difference = np.abs(image - 90).max(axis=2)
-        assert objects[0][1] == list(
-            digit_scenes._extent(difference >= digit_scenes.INK_THRESHOLD * difference.max() - 1e-3)
-        )
+        lowest = digit_drawing.INK_THRESHOLD * difference.max() - 1e-3
+        assert objects[0][1] == list(digit_drawing._extent(difference >= lowest))
         checked += 1
     assert checked >= 20
 
@@ -97,10 +96,10 @@ def test_a_cover_that_hides_an_edge_or_too_much_ink_is_refused():
     edge[:, :6] = True
     core[6:14, 6:14] = True
     hole[8:12, 8:12] = True
-    assert digit_scenes._stays_visible(digit, digit, nothing)
-    assert digit_scenes._stays_visible(digit, digit, hole)
-    assert not digit_scenes._stays_visible(digit, digit, edge)
-    assert not digit_scenes._stays_visible(digit, digit, core)
+    assert digit_drawing._stays_visible(digit, digit, nothing)
+    assert digit_drawing._stays_visible(digit, digit, hole)
+    assert not digit_drawing._stays_visible(digit, digit, edge)
+    assert not digit_drawing._stays_visible(digit, digit, core)
 
 
 def test_sizes_are_log_uniform_and_grow_with_the_scene():
@@ -118,32 +117,32 @@ def test_sizes_are_log_uniform_and_grow_with_the_scene():
         assert octaves.min() > 0.2 * len(boxes)
 
 
-@pytest.mark.parametrize("stretch", digit_scenes.STRETCH_RANGE)
+@pytest.mark.parametrize("stretch", digit_drawing.STRETCH_RANGE)
 def test_a_glyph_gets_the_side_and_the_stretch_that_were_asked_for(stretch):
     glyph = digit_scenes.load_glyphs("val")[0][0]
-    _, _, width, height = digit_scenes._extent(glyph >= 0.5)
+    _, _, width, height = digit_drawing._extent(glyph >= 0.5)
     for side in (30, 80):
-        ink = digit_scenes._shape_glyph(glyph, side, stretch, limit=1000)
+        ink = digit_drawing._shape_glyph(glyph, side, stretch, limit=1000)
         assert (ink.shape[0] * ink.shape[1]) ** 0.5 == pytest.approx(side, rel=0.06)
         assert ink.shape[1] / ink.shape[0] == pytest.approx(stretch * width / height, rel=0.1)
-    assert max(digit_scenes._shape_glyph(glyph, 300, stretch, limit=144).shape) <= 144
+    assert max(digit_drawing._shape_glyph(glyph, 300, stretch, limit=144).shape) <= 144
 
 
 def test_every_digit_stands_out_from_its_surroundings():
     rng = np.random.default_rng(0)
     num_found = 0
     for _ in range(200):
-        patch = rng.uniform(0, digit_scenes.BRIGHTEST_BACKGROUND) + rng.uniform(
+        patch = rng.uniform(0, digit_drawing.BRIGHTEST_BACKGROUND) + rng.uniform(
             -30, 30, (20, 14, 3)
         )
-        colour = digit_scenes._contrasting_colour(patch.astype(np.float32), rng)
+        colour = digit_drawing._contrasting_colour(patch.astype(np.float32), rng)
         if colour is not None:
-            difference = (colour - patch) @ digit_scenes.LUMINANCE
-            assert np.mean(difference >= digit_scenes.MIN_CONTRAST) >= 0.8
+            difference = (colour - patch) @ digit_drawing.LUMINANCE
+            assert np.mean(difference >= digit_drawing.MIN_CONTRAST) >= 0.8
             num_found += 1
     assert num_found > 100
     white = np.full((20, 14, 3), 255, dtype=np.float32)
-    assert digit_scenes._contrasting_colour(white, rng) is None
+    assert digit_drawing._contrasting_colour(white, rng) is None
 
 
 def test_two_threads_that_write_at_once_leave_one_whole_set(tmp_path):
