@@ -162,10 +162,10 @@ def largest_step(sizes, **options):
     ids=["fcos", "foveabox"],
 )
 def test_labels_are_continuous_in_the_size_of_a_box(host):
-    # A step of 0.02 moves a side by 0.01 pixels. Where a location comes into the box its label
-    # grows fastest, like the root of the distance: sqrt(0.01 / 8) for the smallest box.
-    sizes = [8 + 0.02 * i for i in range(2600)]
-    assert largest_step(sizes, kappa=0.2, core_zone=False, **host) < 0.05
+    # A step of 0.05 moves a side by 0.025 pixels. Where a location comes into the box its label
+    # grows fastest, like the root of the distance: sqrt(0.025 / 8) for the smallest box.
+    sizes = [8 + 0.05 * i for i in range(1040)]
+    assert largest_step(sizes, kappa=0.2, core_zone=False, **host) < 0.06
     assert largest_step(sizes, kappa=0.0, core_zone=False, **host) > 0.3
 
 
@@ -324,7 +324,7 @@ def test_as_kappa_goes_to_zero_labels_become_those_without_relaxation(radius):
             assert torch.equal(getattr(none, name), getattr(little, name))
         num_positives += (none.score > 0).sum().item()
         differ += (none.score != much.score).sum().item()
-    assert num_positives > 50 and differ > 0
+    assert num_positives > 30 and differ > 0
 
 
 def test_relaxation_and_core_zone_never_lower_a_label():
@@ -401,7 +401,7 @@ def test_boxes_on_and_beyond_the_border_of_the_image_are_labelled():
     assert {0, 2} <= set(on_border.labels.tolist())
     assert (compare([[-20.0, -30.0, 20.0, 25.0]], [2]).labels == 2).any()
     # The centre of this one, and with it the core zone, is beyond the border.
-    outside = compare([[50.0, 50.0, 90.0, 90.0]], [1]).score
+    outside = compare([[50.0, 50.0, 80.0, 80.0]], [1]).score
     assert 0 < outside.max() < 1
     assert not compare([[70.0, 70.0, 90.0, 90.0]], [2]).score.any()
 

@@ -10,6 +10,7 @@ from a location to the left, top, right and bottom side, all in pixels of the ne
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from tests.reference.boxes import area, box_loss, nms
 from tests.reference.focal import focal_loss, log_sigmoid, sigmoid
@@ -126,15 +127,19 @@ def assign_fcos(
 def assign_foveabox(locations, gt_boxes, gt_classes, *, num_classes, size_ranges, sigma=0.4):
     """FoveaBox: within the box shrunk by sigma, and sqrt(area) in the range of the level.
 
-    Both ends of the range and the border of the shrunk box belong to it. (The paper's order, small
-    boxes drawn over large ones, is the smallest area; the rounding of its cells to a half is the
-    location in the middle of a cell.)
+    Both ends of the range and the border of the shrunk box belong to it, those of the whole box do
+    not. sigma is read as the simple fraction that was meant (0.4 is 2/5), so that the border is
+    exact. (The paper draws small boxes over large ones, which is the smallest area.)
     """
+    share = Fraction(sigma).limit_denominator(10_000)
 
     def may_own(level, point, box):
         lower, upper = size_ranges[level]
-        fovea = scaled_box(box, sigma)
-        return lower <= math.sqrt(area(box)) <= upper and min(distances(point, fovea)) >= 0
+        left, top, right, bottom = map(Fraction, distances(point, box))
+        # Distances to opposite sides differ by twice the distance to the centre.
+        if abs(right - left) > share * (right + left) or abs(bottom - top) > share * (bottom + top):
+            return False
+        return is_inside(point, box) and lower <= math.sqrt(area(box)) <= upper
 
     return smallest_box_labels(locations, gt_boxes, gt_classes, num_classes, may_own)
 
