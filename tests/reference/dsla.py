@@ -149,30 +149,33 @@ def reference_losses(
     code,
     scales,
     box_loss_kind,
+    beta=0.11,
     target="coupled",
     class_loss_weight=1.0,
     box_loss_weight=1.0,
+    quality_focal_beta=2.0,
     class_normalizer="label_sum",
-    box_normalizer="label_sum",
     box_weight="label",
 ):
     """Eq. 9 with the weights and normalisers of the code that made the published figures.
 
-    The class loss is the quality focal loss with beta 2: label_d at the class of a location, 0 at
-    the others and at all classes of background. The box loss of a positive location is weighted by
-    label_s. Arguments as in :func:`tests.reference.fcos.fcos_losses`.
+    The class loss is the quality focal loss: label_d at the class of a location, 0 at the others
+    and at all classes of background. The box loss of a positive location is weighted by label_s
+    and divided by the sum of the weights, at least 1.
 
     Args:
+        locations, predictions, targets, code, scales: as in fcos.py's ``fcos_losses``.
         assign: (locations, gt_boxes, gt_classes) -> Labels, whose score is label_s.
+        box_loss_kind, beta: see ``box_term`` there.
         target: see :func:`dynamic_label`.
-        class_normalizer, box_normalizer: "label_sum" (of label_d for the class loss, of the weights
-            for the boxes) or "num_positives", the N_pos of eq. 9; both at least 1.
-        box_weight: "label" (label_s), "dynamic_label" (label_d), "one" (eq. 9 as printed) or
+        class_normalizer: the class loss is divided by the sum of label_d ("label_sum") or by the
+            N_pos of eq. 9 ("num_positives"), at least 1.
+        box_weight: "label" (label_s), "coupled" (label_d), "ones" (eq. 9 as printed) or
             "class_score" (the predicted score of the location's class).
 
     Returns:
-        dict of losses, and of what they are divided by: the sums of label_d and of the weights, and
-        the number of positive locations.
+        dict of losses, and dict of the sums of label_d and of the weights, and the number of
+        positive locations.
     """
     class_sum = box_sum = 0.0
     sums = {"dynamic_labels": 0.0, "box_weights": 0.0, "positives": 0}
@@ -189,26 +192,32 @@ def reference_losses(
                 label_d = dynamic_label(label_s, overlap, target)
                 weight = {
                     "label": label_s,
-                    "dynamic_label": label_d,
-                    "one": 1.0,
+                    "coupled": label_d,
+                    "ones": 1.0,
                     "class_score": sigmoid(class_logits[i][positive_class]),
                 }[box_weight]
                 box_sum += weight * box_term(
-                    box_loss_kind, point, outputs[i], gt_box, code=code, scale=scales[level]
+                    box_loss_kind,
+                    point,
+                    outputs[i],
+                    gt_box,
+                    code=code,
+                    scale=scales[level],
+                    beta=beta,
                 )
                 sums["dynamic_labels"] += label_d
                 sums["box_weights"] += weight
                 sums["positives"] += 1
             for c, logit in enumerate(class_logits[i]):
-                class_sum += quality_focal_loss(logit, label_d, c == positive_class, beta=2.0)
-    by_labels = {"class": sums["dynamic_labels"], "box": sums["box_weights"]}
-    kinds = {"class": class_normalizer, "box": box_normalizer}
-    divisor = {
-        name: max(1.0, by_labels[name] if kind == "label_sum" else sums["positives"])
-        for name, kind in kinds.items()
-    }
+                class_sum += quality_focal_loss(
+                    logit, label_d, c == positive_class, beta=quality_focal_beta
+                )
+    class_divisor = {
+        "label_sum": sums["dynamic_labels"],
+        "num_positives": sums["positives"],
+    }[class_normalizer]
     losses = {
-        "loss_class": class_loss_weight * class_sum / divisor["class"],
-        "loss_box": box_loss_weight * box_sum / divisor["box"],
+        "loss_class": class_loss_weight * class_sum / max(1.0, class_divisor),
+        "loss_box": box_loss_weight * box_sum / max(1.0, sums["box_weights"]),
     }
     return losses, sums

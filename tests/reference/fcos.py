@@ -166,17 +166,17 @@ def smooth_l1(difference, beta):
     return 0.5 * size**2 / beta if size < beta else size - 0.5 * beta
 
 
-def box_term(kind, point, outputs, gt_box, *, code, scale):
+def box_term(kind, point, outputs, gt_box, *, code, scale, beta=0.11):
     """Box loss of one location: of the decoded box, or "smooth_l1" of FoveaBox's logarithms.
 
-    The smooth L1 loss is summed over the four sides.
+    The smooth L1 loss is summed over the four sides; ``beta`` is its own.
     """
     if kind != "smooth_l1":
         return box_loss(decode(point, outputs, code, scale), gt_box, kind)
     total = 0.0
     for x, distance in zip(outputs, distances(point, gt_box), strict=True):
         factor = min(max(distance / scale, 1 / LARGEST_FACTOR), LARGEST_FACTOR)
-        total += smooth_l1(x - math.log(factor), beta=0.11)
+        total += smooth_l1(x - math.log(factor), beta)
     return total
 
 
@@ -207,7 +207,9 @@ def binary_cross_entropy(logit, target):
     return -target * log_sigmoid(logit) - (1 - target) * log_sigmoid(-logit)
 
 
-def fcos_losses(locations, predictions, targets, assign, *, code, scales, box_loss_kind):
+def fcos_losses(
+    locations, predictions, targets, assign, *, code, scales, box_loss_kind, focal=(0.25, 2.0)
+):
     """Losses of FCOS: class and centerness over #positives, boxes over the sum of centerness.
 
     Args:
@@ -217,6 +219,7 @@ def fcos_losses(locations, predictions, targets, assign, *, code, scales, box_lo
         assign: (locations, gt_boxes, gt_classes) -> :class:`Labels`.
         code, scales: see :func:`decode`; one scale a level.
         box_loss_kind: "iou_log" for the first FCOS, "giou" for the second.
+        focal: alpha and gamma.
 
     Returns:
         dict of losses, and the number of positive locations.
@@ -228,7 +231,7 @@ def fcos_losses(locations, predictions, targets, assign, *, code, scales, box_lo
         gt_boxes = as_lists(gt_boxes)
         class_logits, outputs, logits = (flatten_maps(maps, image) for maps in predictions)
         for i, (level, point) in enumerate(flat_locations(locations)):
-            class_sum += focal_sum(class_logits[i], labels.labels[i], 0.25, 2.0)
+            class_sum += focal_sum(class_logits[i], labels.labels[i], *focal)
             if labels.gt_index[i] < 0:
                 continue
             gt_box = gt_boxes[labels.gt_index[i]]
@@ -247,7 +250,9 @@ def fcos_losses(locations, predictions, targets, assign, *, code, scales, box_lo
     return losses, num_positives
 
 
-def foveabox_losses(locations, predictions, targets, assign, *, scales):
+def foveabox_losses(
+    locations, predictions, targets, assign, *, scales, focal=(0.4, 1.5), beta=0.11
+):
     """Losses of FoveaBox: class over #positives + #images, boxes over #positives."""
     class_sum = box_sum = 0.0
     num_positives = 0
@@ -256,13 +261,13 @@ def foveabox_losses(locations, predictions, targets, assign, *, scales):
         gt_boxes = as_lists(gt_boxes)
         class_logits, outputs = (flatten_maps(maps, image) for maps in predictions[:2])
         for i, (level, point) in enumerate(flat_locations(locations)):
-            class_sum += focal_sum(class_logits[i], labels.labels[i], 0.4, 1.5)
+            class_sum += focal_sum(class_logits[i], labels.labels[i], *focal)
             if labels.gt_index[i] < 0:
                 continue
             num_positives += 1
             gt_box = gt_boxes[labels.gt_index[i]]
             box_sum += box_term(
-                "smooth_l1", point, outputs[i], gt_box, code="exp", scale=scales[level]
+                "smooth_l1", point, outputs[i], gt_box, code="exp", scale=scales[level], beta=beta
             )
     losses = {
         "loss_class": class_sum / (num_positives + len(targets)),
@@ -289,12 +294,12 @@ def reference_inference(
 ):
     """Detections of each image as a list of (score, class, box), best first.
 
-    The threshold is on the class score. Candidates are ranked by the class score alone ("class"),
-    by its product with the centerness score ("product", FCOS) or by the root of that ("root", the
-    second FCOS); the best ``candidates_per_level`` of each level are decoded and clipped to the
+    The threshold is on the class score. A detection's score is the class score alone ("class") or
+    its product with the centerness score ("product"; the second FCOS takes the root of that, which
+    ranks alike). The best ``candidates_per_level`` of each level are decoded and clipped to the
     image; then class-wise NMS over all levels.
     """
-    assert score in ("class", "product", "root"), score
+    assert score in ("class", "product"), score
     results = []
     for image, (height, width) in enumerate(image_sizes):
         class_logits, outputs = (flatten_maps(maps, image) for maps in predictions[:2])
@@ -304,10 +309,7 @@ def reference_inference(
             for c, p in enumerate(map(sigmoid, class_logits[i])):
                 if p <= score_threshold:
                     continue
-                rank = p
-                if score != "class":
-                    rank = p * sigmoid(centerness_logits[i][0])
-                    rank = math.sqrt(rank) if score == "root" else rank
+                rank = p if score == "class" else p * sigmoid(centerness_logits[i][0])
                 box = decode(point, outputs[i], code, scales[level])
                 limits = (width, height, width, height)
                 box = [min(max(v, 0.0), end) for v, end in zip(box, limits, strict=True)]
