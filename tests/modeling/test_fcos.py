@@ -13,6 +13,7 @@ from anchorkit.config import load_config
 from tests import contracts
 from tests.reference import dsla as dsla_oracle
 from tests.reference import fcos as oracle
+from tests.reference.boxes import iou
 from tests.reference.scenes import grid_locations, instances, random_scene
 
 C = 3
@@ -156,10 +157,12 @@ def test_the_losses_are_those_of_the_loops(models, name):
 def test_empty_and_odd_images_have_the_losses_of_the_loops(models, name):
     model = models[name]
     odd_boxes = [[-100.0, -100, 200, 200], [30, 30, 31, 31], [20, 20, 20, 40], [500, 500, 540, 540]]
+    # So long and so thin that FoveaBox's targets are limited.
+    odd_boxes += [[-90.0, 27.25, 70, 28.75], [20, 43.8, 36, 44.2]]
     for targets in (
         [EMPTY, EMPTY],
         [EMPTY, TARGETS[0]],
-        [(torch.tensor(odd_boxes), torch.tensor([0, 1, 2, 1]))],
+        [(torch.tensor(odd_boxes), torch.tensor([0, 1, 2, 1, 0, 2]))],
     ):
         compare_losses(model, name, targets)
     far_away = torch.tensor([[500.0, 500, 540, 540]])
@@ -302,8 +305,30 @@ def check_that_losses_train_their_own_outputs(model, name):
             assert (total > 0) == (outputs == key), (outputs, key)
 
 
-def test_the_gradient_of_coupled_labels_would_be_seen():
-    """The class loss does depend on the predicted boxes: only its gradient is cut."""
+def test_coupled_weights_are_constants_to_the_boxes_they_weigh():
+    gradients = {}
+    for weight in ("ones", "coupled"):
+        predictions = random_predictions("dsla_fcos", 1)
+        model = small_model("dsla_fcos", DSLA__BOX_WEIGHT=weight)
+        losses_of(model, predictions, TARGETS[:1])["loss_box"].backward()
+        maps = [level.grad for level in predictions[1]]
+        gradients[weight] = oracle.flatten_maps(maps, 0)
+    boxes, classes = TARGETS[0]
+    locations = grid_locations(strides=STRIDES)
+    labels = label_rule("dsla_fcos")(locations, boxes, classes)
+    outputs = oracle.flatten_maps(random_predictions("dsla_fcos", 1)[1], 0)
+    ratios = []
+    for i, (_, point) in enumerate(oracle.flat_locations(locations)):
+        if any(gradients["ones"][i]):
+            pred_box = oracle.decode(point, outputs[i], "exp", 1.0)
+            weight = labels.score[i] * iou(pred_box, boxes[labels.gt_index[i]].tolist())
+            lengths = [math.hypot(*gradients[key][i]) for key in ("coupled", "ones")]
+            ratios.append(lengths[0] / lengths[1] / weight)
+    assert len(ratios) > 5
+    assert ratios == pytest.approx([ratios[0]] * len(ratios), rel=1e-3)
+
+
+def test_the_class_loss_depends_on_the_boxes_whose_gradient_it_cuts():
     model = small_model("dsla_fcos")
     predictions = random_predictions("dsla_fcos")
     first = losses_of(model, predictions, TARGETS)["loss_class"].item()
