@@ -77,8 +77,9 @@ def interval_score(size: Tensor, lower: Tensor, upper: Tensor, kappa: float) -> 
     """
     if kappa == 0:
         return ((size > lower) & (size <= upper)).float()
-    rising = (size - lower * (1 - kappa)) / (lower * kappa)
-    falling = (upper * (1 + kappa) - size) / (upper * kappa)
+    # In this form both are exactly 1 at the old bounds, where rounding must not break ties.
+    rising = 1 - (lower - size) / (lower * kappa)
+    falling = 1 - (size - upper) / (upper * kappa)
     return rising.minimum(falling.masked_fill(upper.isinf(), 1.0)).clamp(0, 1)
 
 

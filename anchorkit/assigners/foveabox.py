@@ -27,5 +27,6 @@ class FoveaBoxAssigner(PointAssigner):
         return (size >= lower[:, None]) & (size <= upper[:, None])
 
     def pair_scores(self, pairs: InsidePairs, boxes: Tensor) -> Tensor:
-        margin = box_size(boxes) * (1 - self.sigma) / 2
-        return (pairs.ltrb >= margin.repeat(1, 2)[pairs.box]).all(dim=1).float()
+        # Distances to opposite sides differ by twice the distance to the centre.
+        off_center = (pairs.ltrb[:, 2:] - pairs.ltrb[:, :2]).abs()
+        return (off_center <= self.sigma * box_size(boxes)[pairs.box]).all(dim=1).float()

@@ -64,3 +64,17 @@ def instances(boxes, classes, size=(64, 64)):
     result.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     result.gt_classes = torch.as_tensor(classes, dtype=torch.int64).reshape(-1)
     return result
+
+
+def grid_locations(height=64, width=64, strides=STRIDES):
+    """Points (x, y) in the middle of every cell, (P, 2) a stride, row by row."""
+    return [
+        torch.tensor(
+            [
+                [(x + 0.5) * stride, (y + 0.5) * stride]
+                for y in range(-(-height // stride))
+                for x in range(-(-width // stride))
+            ]
+        )
+        for stride in strides
+    ]

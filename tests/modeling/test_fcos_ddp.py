@@ -1,0 +1,112 @@
+"""Two processes with half of a batch each learn what one process learns from the whole batch."""
+
+import datetime
+
+import pytest
+import torch
+from torch import distributed, multiprocessing
+from torch.nn.parallel import DistributedDataParallel
+
+from tests import contracts
+from tests.modeling.test_fcos import C, small_model
+
+FULL = [[6.0, 8, 30, 40], [34.0, 30, 62, 58], [38.0, 4, 58, 20]]
+# Each has normalisers of its own; FCOSv2 shares those of FCOS.
+NAMES = ("fcos", "foveabox", "dsla_fcos", "dsla_foveabox")
+
+
+def build(name):
+    """A detector with group normalisation, which sees an image alone: batches can be split.
+
+    Mean counts of two processes are raised to 1, a joint count of 1 is not. To stay well above,
+    boxes overlap their truth from the beginning, and FoveaBox takes more of a box.
+    """
+    model = small_model(
+        name,
+        RESNETS__NORM="GN",
+        RESNETS__STEM_OUT_CHANNELS=32,
+        RESNETS__RES2_OUT_CHANNELS=32,
+        FOVEABOX__SIGMA=0.9,
+    )
+    with torch.no_grad():
+        model.head.box_regressor.bias.fill_(0.0 if "foveabox" in name else 2.5)
+    return model
+
+
+def batches():
+    """Two batches of two images; in the second, one process has no box at all."""
+    return [
+        [
+            contracts.make_input(FULL, num_classes=C),
+            contracts.make_input(FULL[1:2], num_classes=C, seed=1),
+        ],
+        [
+            contracts.make_input([], num_classes=C, seed=2),
+            contracts.make_input(FULL, num_classes=C, seed=3),
+        ],
+    ]
+
+
+def learn(model, inputs):
+    """Losses and gradients of one step."""
+    model.zero_grad()
+    losses = contracts.training_losses(model, inputs)
+    sum(losses.values()).backward()
+    gradients = {
+        name.removeprefix("module."): parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    return {name: loss.detach() for name, loss in losses.items()}, gradients
+
+
+def one_of_two_processes(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=2,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    results = {}
+    for name in NAMES:
+        model = DistributedDataParallel(build(name), broadcast_buffers=False)
+        results[name] = [learn(model, [batch[rank]]) for batch in batches()]
+    torch.save(results, f"{folder}/{rank}.pth")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def both_processes(tmp_path_factory):
+    """Results of the two processes, for all detectors: the processes take seconds to start."""
+    folder = tmp_path_factory.mktemp("processes")
+    multiprocessing.spawn(one_of_two_processes, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pth") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_learn_what_one_learns_from_the_joint_batch(both_processes, name):
+    first, second = (results[name] for results in both_processes)
+    model = build(name)
+    for i, batch in enumerate(batches()):
+        losses, gradients = learn(model, batch)
+        for key, loss in losses.items():
+            average = (first[i][0][key] + second[i][0][key]) / 2
+            torch.testing.assert_close(average, loss, rtol=1e-4, atol=1e-6, msg=key)
+        largest = max(gradient.abs().max().item() for gradient in gradients.values())
+        for key, gradient in gradients.items():
+            # DDP averages: both processes end with the same gradient.
+            assert torch.equal(first[i][1][key], second[i][1][key])
+            # Where group normalisation cancels a gradient, rounding is what remains.
+            limit = 1e-3 * gradient.abs().max().item() + 1e-7 * largest
+            assert (first[i][1][key] - gradient).abs().max() <= limit, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_process_without_a_box_has_its_share_of_the_loss(both_processes, name):
+    empty, full = (results[name][1][0] for results in both_processes)
+    assert empty["loss_box"] == 0 and full["loss_box"] > 0
+    # Divided by the joint count: its own, raised to 1, would make another figure.
+    alone = learn(build(name), batches()[1][:1])[0]
+    assert 0 < empty["loss_class"] < 0.9 * alone["loss_class"]
