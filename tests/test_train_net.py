@@ -134,17 +134,21 @@ def train_here(config, output, *arguments):
     return (Path(output) / "log.txt").read_text()
 
 
-def start_and_signal(config, output, number, *arguments):
+def start_and_signal(config, output, number, *arguments, to_group=False):
     """Start the command, send it a signal once it has written a checkpoint; its exit status."""
     with open(f"{output}.txt", "w") as log:
         process = subprocess.Popen(
-            command_line(config, output, *arguments), stdout=log, stderr=log, env=environment()
-        )
+            command_line(config, output, *arguments), stdout=log, stderr=log, env=environment(),
+            start_new_session=True,
+        )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (Path(output) / "last_checkpoint").exists():
         assert process.poll() is None and time.monotonic() < deadline, log.name
         time.sleep(0.01)
-    process.send_signal(number)
+    if to_group:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     return process.wait(timeout=60)
 
 
@@ -252,6 +256,18 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_0(tiny, tmp_path):
                               "TEST.EVAL_PERIOD", "0", "SOLVER.CHECKPOINT_PERIOD", "5")
     assert status == 0
     assert "because SIGTERM was received" in (output / "log.txt").read_text()
+
+
+def test_sigterm_to_the_whole_group_leaves_the_loaders_workers_until_all_is_saved(tiny, tmp_path):
+    output = tmp_path / "out"
+    status = start_and_signal(tiny, output, signal.SIGTERM, "SOLVER.MAX_ITER", "100000",
+                              "TEST.EVAL_PERIOD", "0", "SOLVER.CHECKPOINT_PERIOD", "5",
+                              "DATALOADER.NUM_WORKERS", "2", to_group=True)
+    said = Path(f"{output}.txt").read_text()
+    assert status == 0, said
+    assert "because SIGTERM was received" in said and "DataLoader worker" not in said
+    last = (output / "last_checkpoint").read_text()
+    assert torch.load(output / last, weights_only=True)["trainer"]["iteration"] >= 4
 
 
 def test_two_processes_train_on_a_cpu_with_mixed_precision(tiny, tmp_path):

@@ -1,6 +1,7 @@
 """Data loaders whose stream of batches depends on the seed and the iteration alone."""
 
 import logging
+import os
 import random
 from collections.abc import Iterator
 
@@ -67,6 +68,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
         pin_memory=_pins_memory(cfg),
+        worker_init_fn=_leave_process_group,
     )
 
 
@@ -88,6 +90,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_without_broken,
         pin_memory=_pins_memory(cfg),
+        worker_init_fn=_leave_process_group,
     )
 
 
@@ -271,6 +274,12 @@ def _repeat_factors(cfg: CfgNode, dicts: list[dict]) -> np.ndarray:
         dicts, data.REPEAT_THRESHOLD
     )
     return factors.numpy().astype(np.float64)
+
+
+def _leave_process_group(worker: int) -> None:
+    """A signal to the whole group reaches the main process alone, which needs its workers to stop
+    in order. They end with it, even if it is killed."""
+    os.setpgrp()
 
 
 def _pins_memory(cfg: CfgNode) -> bool:
