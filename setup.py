@@ -31,6 +31,7 @@ setup(
         "numpy>=1.26.4",
         "opencv-python>=4.10.0.84",
         "scikit-learn>=1.5.2",
+        "scipy>=1.14.1",
         "pycocotools>=2.0.8",
         "fvcore>=0.1.5.post20221221",
         "matplotlib>=3.9.4",

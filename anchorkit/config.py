@@ -37,6 +37,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.TEST.IMS_PER_BATCH = 1
     # Pictures of detections beside ground truth that an evaluation draws, per data set. 0: none.
     cfg.TEST.NUM_PICTURES = 8
+    # Report how well scores tell the localisation of boxes, with a plot; takes two passes.
+    cfg.TEST.SCORE_QUALITY = False
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:

@@ -19,9 +19,10 @@ from torch import nn
 from ..data import build_test_loader
 from ..errors import UserError
 from .pictures import PictureWriter
+from .score_quality import ScoreQuality
 from .tables import write_tables
 
-__all__ = ["PictureWriter", "build_evaluator", "evaluate", "write_tables"]
+__all__ = ["PictureWriter", "ScoreQuality", "build_evaluator", "evaluate", "write_tables"]
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
@@ -72,6 +73,8 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, num_pictures: int = 0) -> dict[s
         if num_pictures > 0:
             pictures = os.path.join(cfg.OUTPUT_DIR, "pictures", name)
             evaluators.append(PictureWriter(name, pictures, num_pictures))
+        if cfg.TEST.SCORE_QUALITY:
+            evaluators.append(ScoreQuality(name, model, folder))
         loader = build_test_loader(cfg, name)
         results[name] = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
         if comm.is_main_process():

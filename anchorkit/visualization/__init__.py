@@ -3,6 +3,7 @@
 from .assignment import draw_assignment, save_figure
 from .detections import draw_detections
 from .level_labels import ImageLabels, LevelLabels, label_levels, level_labels
+from .score_quality import draw_score_quality
 from .statistics import AssignmentStatistics
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "LevelLabels",
     "draw_assignment",
     "draw_detections",
+    "draw_score_quality",
     "label_levels",
     "level_labels",
     "save_figure",

@@ -20,6 +20,7 @@ from ..geometry import aligned_iou
 from ..modeling.meta_arch import PointDetector, SemiAnchoredDetector
 
 _SHARE = "the share of its anchors that have its class"
+_LABEL = "its training label"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,13 @@ class ImageLabels:
     has_location: Tensor
     score_name: str
 
+    def training_labels(self, level: LevelLabels) -> Tensor:
+        """(H, W) what the classifier of a level's locations learns: in [0, 1], 0 if not positive.
+
+        Where scores are shares of anchors, it learns 1 at every positive location.
+        """
+        return level.scores if self.score_name == _LABEL else level.is_positive.float()
+
 
 @singledispatch
 def label_levels(model: nn.Module, sample: dict) -> ImageLabels:
@@ -124,7 +132,7 @@ def _(model: SemiAnchoredDetector, sample: dict) -> ImageLabels:
     served = torch.cat([locations.gt_index, assignment.box_gt_index])
     return _image_labels(
         levels, gt_instances, anchors, served,
-        _SHARE if is_vote else "its training label",
+        _SHARE if is_vote else _LABEL,
     )  # fmt: skip
 
 
@@ -147,7 +155,7 @@ def _(model: PointDetector, sample: dict) -> ImageLabels:
             )
         )  # fmt: skip
         first = rows.stop
-    return _image_labels(levels, gt_instances, [], assignment.gt_index, "its training label")
+    return _image_labels(levels, gt_instances, [], assignment.gt_index, _LABEL)
 
 
 @label_levels.register
