@@ -10,17 +10,22 @@ from .points import (
     fcos_losses,
     foveabox_losses,
 )
+from .semi_anchored import ANCHOR_LOSSES, anchor_loss, location_loss, refined_labels
 
 __all__ = [
+    "ANCHOR_LOSSES",
     "BOX_LOSSES",
     "BOX_WEIGHTS",
     "CLASS_NORMALIZERS",
     "PositiveLocations",
+    "anchor_loss",
     "box_iou_loss",
     "dsla_losses",
     "fcos_losses",
     "foveabox_losses",
+    "location_loss",
     "quality_focal_loss",
+    "refined_labels",
     "smoothed_focal_loss",
     "soft_anchor_targets",
 ]

@@ -6,7 +6,6 @@ import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Instances
-from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 
 from ...assigners import (
@@ -19,11 +18,12 @@ from ...config import check_choice, num_classes
 from ...geometry import aligned_iou
 from ...layers import flatten_levels
 from ...losses import (
+    ANCHOR_LOSSES,
     BOX_LOSSES,
+    anchor_loss,
     box_iou_loss,
-    quality_focal_loss,
-    smoothed_focal_loss,
-    soft_anchor_targets,
+    location_loss,
+    refined_labels,
 )
 from ..heads import SemiAnchoredPredictions
 from ..normalizer import log_counts, mean_over_ranks
@@ -133,9 +133,7 @@ class SemiAnchoredDetector(DenseDetector):
             "location_focal": (keys.LOCATION_FOCAL_ALPHA, keys.LOCATION_FOCAL_BETA),
             "box_loss": _choice(cfg, "BOX_LOSS", BOX_LOSSES),
             "box_loss_weight": keys.BOX_LOSS_WEIGHT,
-            "anchor_loss": _choice(
-                cfg, "ANCHOR_LOSS", ("smoothed_focal", "focal", "quality_focal")
-            ),
+            "anchor_loss": _choice(cfg, "ANCHOR_LOSS", ANCHOR_LOSSES),
             "anchor_loss_weight": keys.ANCHOR_LOSS_WEIGHT,
             "anchor_focal": (keys.ANCHOR_FOCAL_ALPHA, keys.ANCHOR_FOCAL_BETA),
             "sigma": keys.SIGMA,
@@ -188,7 +186,11 @@ class SemiAnchoredDetector(DenseDetector):
         assignments = [self.assigner(anchors, instances) for instances in gt_instances]
         flat_anchors = torch.cat([level.flatten(0, 2) for level in anchors])
 
-        loss_location, num_locations = self._location_loss(location_logits, assignments)
+        labels = torch.stack([assignment.locations.labels for assignment in assignments])
+        alpha, beta = self.location_focal
+        loss_location, num_locations = location_loss(
+            location_logits, labels, alpha=alpha, beta=beta
+        )
         loss_box, num_boxes = self._box_loss(box_deltas, flat_anchors, assignments, gt_instances)
         loss_anchor, num_refined = self._anchor_loss(
             anchor_logits, box_deltas.detach(), flat_anchors, assignments, gt_instances
@@ -201,19 +203,6 @@ class SemiAnchoredDetector(DenseDetector):
             "loss_box": self.box_loss_weight * loss_box / normalizers[1],
             "loss_anchor": self.anchor_loss_weight * loss_anchor / normalizers[2],
         }
-
-    def _location_loss(
-        self, logits: Tensor, assignments: Sequence[SemiAnchoredAssignment]
-    ) -> tuple[Tensor, Tensor]:
-        """Sum of the focal loss of all locations (N, P, C), and the number of positive ones."""
-        labels = torch.stack([assignment.locations.labels for assignment in assignments])
-        is_positive = (labels >= 0) & (labels < self.num_classes)
-        targets = torch.zeros_like(logits)
-        image, location = is_positive.nonzero().unbind(1)
-        targets[image, location, labels[image, location]] = 1
-        alpha, beta = self.location_focal
-        losses = sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=beta)
-        return (losses.sum(dim=2) * (labels >= 0)).sum(), is_positive.sum()
 
     def _box_loss(
         self,
@@ -253,18 +242,20 @@ class SemiAnchoredDetector(DenseDetector):
             iou.append(self._refined_iou(boxes, location_gt[anchor], instances))
             chosen_logits.append(logits[index, anchor])
             location.append(assignment.anchor_location[anchor] + index * num_locations)
-        chosen_logits = torch.cat(chosen_logits)
-        is_positive, soft_targets = self._refined_labels(torch.cat(iou), torch.cat(location))
+        is_positive, soft_targets = refined_labels(
+            torch.cat(iou),
+            torch.cat(location),
+            max(self.anchor_generator.num_cell_anchors),
+            threshold=self.refined_iou_threshold,
+            sigma=self.sigma,
+            force_best=self.force_best_refined,
+        )
         alpha, beta = self.anchor_focal
-        if self.anchor_loss == "quality_focal":
-            losses = quality_focal_loss(chosen_logits, soft_targets, is_positive, beta=beta)
-        else:
-            if self.anchor_loss == "focal":
-                soft_targets = torch.ones_like(soft_targets)
-            losses = smoothed_focal_loss(
-                chosen_logits, soft_targets, is_positive, alpha=alpha, beta=beta
-            )
-        return losses.sum(), is_positive.sum()
+        loss = anchor_loss(
+            torch.cat(chosen_logits), soft_targets, is_positive, self.anchor_loss,
+            alpha=alpha, beta=beta,
+        )  # fmt: skip
+        return loss, is_positive.sum()
 
     @torch.no_grad()
     def _refined_iou(self, boxes: Tensor, location_gt: Tensor, instances: Instances) -> Tensor:
@@ -280,23 +271,6 @@ class SemiAnchoredDetector(DenseDetector):
             iou = aligned_iou(boxes[rows, None], gt_boxes)
             best.append((iou * same_class).amax(dim=1))
         return torch.cat(best)
-
-    def _refined_labels(self, iou: Tensor, location: Tensor) -> tuple[Tensor, Tensor]:
-        """Which refined anchors (Q,) are positive, and their soft targets by eq. 2.
-
-        ``location`` (Q,) tells which anchors belong together; those of one stand side by side.
-        """
-        is_positive = iou >= self.refined_iou_threshold
-        _, row, counts = location.unique_consecutive(return_inverse=True, return_counts=True)
-        column = torch.arange(len(iou), device=iou.device) - (counts.cumsum(0) - counts)[row]
-        # Levels may differ in the number of anchors: the table is filled up with IoU 0.
-        table = iou.new_zeros(len(counts), max(self.anchor_generator.num_cell_anchors))
-        table[row, column] = iou
-        if self.force_best_refined:
-            has_none = (table < self.refined_iou_threshold).all(dim=1)
-            is_best = (iou > 0) & (iou == table.amax(dim=1)[row])
-            is_positive = is_positive | (is_best & has_none[row])
-        return is_positive, soft_anchor_targets(table, self.sigma)[row, column]
 
     @torch.no_grad()
     def inference(
