@@ -4,9 +4,9 @@
     python tools/visualize_assignment.py --num-images 4 \\
         --config-file configs/quick/semi_anchored_retinanet_digit_scenes.yaml
 
-Writes one picture an image and prints how many locations and anchors are positive. Images are
-resized as in testing; weights play no part. The exit status is 2 for a mistake in the command
-line, the config or the data.
+Writes one picture an image and prints how many locations and anchors are positive; ``--beside``
+draws the training labels of several detectors on the same image. Images are resized as in testing;
+weights play no part. The exit status is 2 for a mistake in the command line, config or data.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from matplotlib.figure import Figure
+from torch import nn
 
 from anchorkit.config import check_choice, load_config
 from anchorkit.data import check_classes, load_dataset, register_coco_format
@@ -29,7 +31,9 @@ from anchorkit.data.image_files import read_fault
 from anchorkit.errors import UserError
 from anchorkit.visualization import (
     AssignmentStatistics,
+    ImageLabels,
     draw_assignment,
+    draw_label_comparison,
     label_levels,
     save_figure,
 )
@@ -38,6 +42,10 @@ from anchorkit.visualization import (
 def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", required=True, metavar="FILE", help="of the detector")
+    parser.add_argument(
+        "--beside", nargs="+", default=[], metavar="FILE",
+        help="configs of more detectors, whose labels are drawn below those of the first",
+    )  # fmt: skip
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--input", nargs="+", metavar="IMAGE", help="image files of the data set")
     which.add_argument("--image-ids", nargs="+", metavar="ID", help="their ids in the data set")
@@ -66,33 +74,58 @@ def main(args: argparse.Namespace) -> None:
     register_coco_format(cfg)
     if args.dataset:
         cfg.DATASETS.TRAIN = (args.dataset,)
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    unknown = label_levels.dispatch(object)
-    drawable = [n for n, kind in META_ARCH_REGISTRY if label_levels.dispatch(kind) is not unknown]
-    check_choice("MODEL.META_ARCHITECTURE", architecture, drawable)
     images = select_images(cfg, args)
-    check_classes(cfg)
-    model = build_model(cfg)
+    models = {_title(args.config_file): build(cfg)}
+    for path in args.beside:
+        other = load_config(path, args.opts)
+        other.MODEL.DEVICE = "cpu"
+        other.DATASETS.TRAIN = cfg.DATASETS.TRAIN
+        models[_title(path)] = build(other)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
     folder = args.output or os.path.join(cfg.OUTPUT_DIR, "assignment")
     if not args.table_only:
         make_folder(folder)
-    statistics = AssignmentStatistics()
+    statistics = {title: AssignmentStatistics() for title in models}
     for image, sample in load_samples(cfg, images):
-        labels = label_levels(model, sample)
-        statistics.add(labels)
+        labels = {title: label_levels(model, sample) for title, model in models.items()}
+        for title in models:
+            statistics[title].add(labels[title])
         if not args.table_only:
             name = str(image["image_id"]).replace(os.sep, "_")
             path = os.path.join(folder, f"{name}.{args.format}")
-            pixels = sample["image"].permute(1, 2, 0).numpy()
-            title = (
-                f"{os.path.basename(image['file_name'])} (image {image['image_id']}), "
-                f"{pixels.shape[1]} × {pixels.shape[0]} px, {architecture}"
-            )
-            figure = draw_assignment(pixels, labels, names, title=title, columns=args.columns)
-            save_figure(figure, path)
+            save_figure(draw(image, sample, labels, names, args.columns), path)
             print(path, flush=True)
-    print(f"\n{statistics.table()}")
+    for title in models:
+        print(f"\n{title}\n" if args.beside else "")
+        print(statistics[title].table())
+
+
+def build(cfg: CfgNode) -> nn.Module:
+    """The detector of a config, if its labels can be drawn."""
+    unknown = label_levels.dispatch(object)
+    drawable = [n for n, kind in META_ARCH_REGISTRY if label_levels.dispatch(kind) is not unknown]
+    check_choice("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, drawable)
+    check_classes(cfg)
+    return build_model(cfg)
+
+
+def draw(
+    image: dict, sample: dict, labels: dict[str, ImageLabels], names: list[str], columns: int
+) -> Figure:
+    """The picture of one image, for one detector or for several."""
+    pixels = sample["image"].permute(1, 2, 0).numpy()
+    title = (
+        f"{os.path.basename(image['file_name'])} (image {image['image_id']}), "
+        f"{pixels.shape[1]} × {pixels.shape[0]} px"
+    )
+    if len(labels) > 1:
+        return draw_label_comparison(pixels, list(labels.items()), names, title=title)
+    ((detector, only),) = labels.items()
+    return draw_assignment(pixels, only, names, title=f"{title}, {detector}", columns=columns)
+
+
+def _title(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def make_folder(path: str) -> None:

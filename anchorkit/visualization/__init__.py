@@ -1,6 +1,7 @@
 """Pictures of detections and of label assignment."""
 
 from .assignment import draw_assignment, save_figure
+from .comparison import draw_label_comparison
 from .detections import draw_detections
 from .level_labels import ImageLabels, LevelLabels, label_levels, level_labels
 from .score_quality import draw_score_quality
@@ -12,6 +13,7 @@ __all__ = [
     "LevelLabels",
     "draw_assignment",
     "draw_detections",
+    "draw_label_comparison",
     "draw_score_quality",
     "label_levels",
     "level_labels",

@@ -50,6 +50,18 @@ def test_the_first_images_are_drawn_and_counted(visualize, tmp_path):
         assert picture.width == 1540
 
 
+def test_detectors_are_drawn_beside_each_other_and_counted_one_by_one(
+    visualize, scenes_config, tmp_path
+):
+    other = tmp_path / "points.yaml"
+    other.write_text(scenes_config.read_text().replace("SemiAnchoredRetinaNet", "FCOS"))
+    status, output, _, pictures = visualize("--image-ids", "30", "--beside", str(other))
+    assert status == 0 and pictures == ["30.png"]
+    assert output.count("locations, positive : all") == 2
+    assert output.count("anchors, positive : all") == 1
+    assert "\nscenes\n" in output and "\npoints\n" in output
+
+
 def test_images_are_chosen_by_id_or_by_file(visualize):
     assert visualize("--image-ids", "30")[3] == ["30.png"]
     assert visualize("--input", "scene_2.png", "--format", "pdf")[3] == ["20.pdf", "30.png"]
