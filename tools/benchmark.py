@@ -41,6 +41,10 @@ MODELS = {
         },
     ),
 }
+POINT_MODELS = {
+    "DSLA on FCOS": ("COCO-Detection/dsla_fcos", {}),
+    "FCOS": ("COCO-Detection/fcos", {}),
+}
 
 
 def alternate(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -89,8 +93,8 @@ def random_instances(height: int, width: int, num_boxes: int, seed: int = 0) -> 
 
 
 def build(name: str, device: str, depth: int):
-    """One of ``MODELS`` for 80 classes with random weights."""
-    config, overrides = MODELS[name]
+    """One of the models above for 80 classes with random weights."""
+    config, overrides = (MODELS | POINT_MODELS)[name]
     path = os.path.join(os.path.dirname(__file__), "..", "configs", f"{config}_R_50_FPN_1x.yaml")
     pairs = [text for pair in overrides.items() for text in pair]
     pairs += ["MODEL.DEVICE", device, "MODEL.NUM_CLASSES", "80", "MODEL.WEIGHTS", ""]
@@ -135,10 +139,7 @@ def benchmark_labels(models: dict, num_boxes: int, rounds: int) -> list[dict]:
     """Labelling of one 800 x 1333 image with the same 25 anchors a location by both codes."""
     model = next(iter(models.values()))
     height, width = 800, 1333
-    features = [
-        torch.zeros(1, 1, -(-height // stride), -(-width // stride), device=model.device)
-        for stride in (8, 16, 32, 64, 128)
-    ]
+    features = [level.to(model.device) for level in _feature_maps(height, width)]
     levels = model.grid_anchors(features)
     anchors = model.anchor_generator(features)
     instances = random_instances(height, width, num_boxes).to(model.device)
@@ -159,6 +160,21 @@ def benchmark_labels(models: dict, num_boxes: int, rounds: int) -> list[dict]:
     return summary(alternate(functions, rounds), "detectron2 RetinaNet labelling")
 
 
+def benchmark_point_labels(models: dict, num_boxes: int, rounds: int) -> list[dict]:
+    """Labelling of the 22,400 locations of one 800 x 1333 image by DSLA and by FCOS."""
+    instances = random_instances(800, 1333, num_boxes)
+    locations = next(iter(models.values())).grid_locations(_feature_maps(800, 1333))
+    functions = {
+        name: lambda model=model: model.assigner(locations, instances.to(model.device))
+        for name, model in models.items()
+    }
+    return summary(alternate(functions, rounds), list(models)[1])
+
+
+def _feature_maps(height: int, width: int) -> list[torch.Tensor]:
+    return [torch.zeros(1, 1, -(-height // s), -(-width // s)) for s in (8, 16, 32, 64, 128)]
+
+
 def label_memory(num_boxes: int) -> float:
     """Megabytes that labelling adds to the peak memory of a fresh process on a CPU."""
     code = f"import benchmark; benchmark._print_memory({num_boxes})"
@@ -172,8 +188,8 @@ def label_memory(num_boxes: int) -> float:
 
 def _print_memory(num_boxes: int) -> None:
     model = build("semi-anchored RetinaNet, 25 anchors", "cpu", 18)
-    features = [torch.zeros(1, 1, -(-800 // s), -(-1333 // s)) for s in (8, 16, 32, 64, 128)]
-    levels, instances = model.grid_anchors(features), random_instances(800, 1333, num_boxes)
+    levels = model.grid_anchors(_feature_maps(800, 1333))
+    instances = random_instances(800, 1333, num_boxes)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model.assigner(levels, instances)
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
@@ -232,17 +248,24 @@ def main() -> None:
         "--quick", action="store_true", help="ResNet-18 at 160 x 160, to see that all of it works"
     )
     args = parser.parse_args()
-    models = {name: build(name, args.device, 18 if args.quick else 50) for name in MODELS}
+    depth = 18 if args.quick else 50
+    models, point_models = (
+        {name: build(name, args.device, depth) for name in family}
+        for family in (MODELS, POINT_MODELS)
+    )
     tables = {}
     for size in ((160, 160),) if args.quick else IMAGE_SIZES:
-        title = f"{size[0]} x {size[1]}, R-{18 if args.quick else 50}, one image"
-        tables[f"Inference, {title}"] = benchmark_inference(models, size, args.rounds)
-        # A training step takes as long as three inferences.
-        rounds = max(1, args.rounds // 3)
-        tables[f"Training step, {title}, 10 boxes"] = benchmark_training(models, size, rounds)
+        for host, family in (("RetinaNet", models), ("FCOS", point_models)):
+            title = f"{host}, {size[0]} x {size[1]}, R-{depth}, one image"
+            tables[f"Inference, {title}"] = benchmark_inference(family, size, args.rounds)
+            # A training step takes as long as three inferences.
+            rounds = max(1, args.rounds // 3)
+            tables[f"Training step, {title}, 10 boxes"] = benchmark_training(family, size, rounds)
     for boxes in (10, 100):
         title = f"Labelling, 800 x 1333, {boxes} boxes, 557,500 anchors"
         tables[title] = benchmark_labels(models, boxes, args.rounds)
+        title = f"Labelling, 800 x 1333, {boxes} boxes, 22,400 locations"
+        tables[title] = benchmark_point_labels(point_models, boxes, args.rounds)
     memory = {} if args.quick else {boxes: label_memory(boxes) for boxes in (100, 1000)}
     result = {"hardware": hardware(args.device), "tables": tables, "label_memory_mb": memory}
     os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
