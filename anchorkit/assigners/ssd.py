@@ -39,9 +39,7 @@ class SSDAssigner:
         claim.scatter_reduce_(0, match.best_anchor, match.best_iou, "amax")
         is_winner = (match.best_iou > 0) & (match.best_iou == claim[match.best_anchor])
         winner = is_winner.nonzero()[:, 0]
-        gt_index.scatter_reduce_(
-            0, match.best_anchor[winner], winner, "amin", include_self=False
-        )
+        gt_index.scatter_reduce_(0, match.best_anchor[winner], winner, "amin", include_self=False)
         is_positive = gt_index >= 0
         labels = torch.full_like(gt_index, self.num_classes)
         labels[is_positive] = gt_instances.gt_classes[gt_index[is_positive]]

@@ -18,7 +18,8 @@ def hard_negatives(background_loss: Tensor, is_positive: Tensor, ratio: float) -
         (N, R) bool. Of equal losses the first anchor's counts as the harder one.
     """
     # Losses are 0 or more: positive anchors come last, and are beyond the count or masked out.
-    order = background_loss.masked_fill(is_positive, -1.0).argsort(1, descending=True, stable=True)
+    losses = background_loss.masked_fill(is_positive, -1.0)
+    order = losses.argsort(stable=True, dim=1, descending=True)
     count = (ratio * is_positive.sum(1, keepdim=True)).floor()
     is_among_hardest = torch.arange(order.shape[1], device=order.device) < count
     return torch.zeros_like(is_positive).scatter_(1, order, is_among_hardest) & ~is_positive

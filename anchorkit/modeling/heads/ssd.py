@@ -30,9 +30,7 @@ class SSDHead(nn.Module):
         num_classes: C.
     """
 
-    def __init__(
-        self, *, in_channels: Sequence[int], num_anchors: Sequence[int], num_classes: int
-    ):
+    def __init__(self, *, in_channels: Sequence[int], num_anchors: Sequence[int], num_classes: int):
         super().__init__()
         self.classifiers, self.box_regressors = nn.ModuleList(), nn.ModuleList()
         for channels, count in zip(in_channels, num_anchors, strict=True):

@@ -92,9 +92,7 @@ class SSD(DenseDetector):
             "head_in_features": list(shapes),
             "anchor_generator": anchor_generator,
             "box2box_transform": Box2BoxTransform(weights=tuple(keys.BBOX_REG_WEIGHTS)),
-            "assigner": SSDAssigner(
-                num_classes=num_classes(cfg), iou_threshold=keys.IOU_THRESHOLD
-            ),
+            "assigner": SSDAssigner(num_classes=num_classes(cfg), iou_threshold=keys.IOU_THRESHOLD),
             "num_classes": num_classes(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
