@@ -20,6 +20,7 @@ def add_anchorkit_config(cfg: CfgNode) -> None:
     _add_solver_keys(cfg)
     _add_backbone_keys(cfg)
     _add_semi_anchored_keys(cfg)
+    _add_ssd_keys(cfg)
     _add_fcos_keys(cfg)
     _add_foveabox_keys(cfg)
     _add_dsla_keys(cfg)
@@ -33,6 +34,12 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.DATASETS.CHECK = True
     # False: invalid boxes are dropped with a count. True: the first one stops the run.
     cfg.DATASETS.STRICT = False
+    # Augmentation of training images: "detectron2" (INPUT's other keys) or "ssd" (photometric
+    # distortion, expansion, crop by IoU; needs FIXED_SIZE; of the other keys RANDOM_FLIP counts).
+    cfg.INPUT.AUGMENTATION = "detectron2"
+    # Images become squares of this side, in training and in testing, and their ratio is not kept.
+    # 0: they are resized by INPUT.MIN_SIZE_*.
+    cfg.INPUT.FIXED_SIZE = 0
     # Images in a batch at evaluation, per process. detectron2 uses 1.
     cfg.TEST.IMS_PER_BATCH = 1
     # Pictures of detections beside ground truth that an evaluation draws, per data set. 0: none.
@@ -226,6 +233,41 @@ def _add_dsla_keys(cfg: CfgNode) -> None:
     # FOVEABOX.SIZE_RANGES, or the "max_distance" with FCOS.SIZE_RANGE_ENDS.
     node.FOVEABOX_SIZE = "sqrt_area"
     cfg.MODEL.DSLA = node
+
+
+def _add_ssd_keys(cfg: CfgNode) -> None:
+    # SSD (Liu et al., 2016); the defaults are SSD300's on COCO. One row of a table for each map.
+    node = CfgNode()
+    # Convolutions in each of the body's five stages (VGG-16), by which number all widths are
+    # divided, and the normalisation after every convolution ("" is the paper's: none).
+    node.CONVS_PER_STAGE = [2, 2, 3, 3, 3]
+    node.WIDTH_DIVISOR = 1
+    node.NORM = ""
+    # Layers after conv7: channels of the 1x1, channels, kernel, stride and padding of the second.
+    node.EXTRA_LAYERS = [[256, 512, 3, 2, 1], [128, 256, 3, 2, 1], [128, 256, 3, 1, 0],
+                         [128, 256, 3, 1, 0]]  # fmt: skip
+    # Anchors of a map: squares of side SIZES[l] and sqrt(SIZES[l] SIZES[l + 1]), pixels, and for
+    # each ratio r those of SIZES[l] with width : height r and 1 / r. SIZES has one entry more.
+    node.SIZES = [21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0]
+    node.ASPECT_RATIOS = [[2.0], [2.0, 3.0], [2.0, 3.0], [2.0, 3.0], [2.0], [2.0]]
+    # Distances of the anchors' centres, pixels; the first one is half a stride from the border.
+    node.STRIDES = [8.0, 16.0, 32.0, 64.0, 100.0, 300.0]
+    # Anchors are no wider and no higher than the image (torchvision); False: the paper's.
+    node.CLIP_ANCHORS = True
+    # IoU from which on an anchor is positive; each box's best anchor is, too.
+    node.IOU_THRESHOLD = 0.5
+    # Background anchors that are learned for each positive one of an image, hardest first.
+    node.NEGATIVE_RATIO = 3.0
+    # Weights of the (dx, dy, dw, dh) box code: the inverse of the variances 0.1 and 0.2.
+    node.BBOX_REG_WEIGHTS = [10.0, 10.0, 5.0, 5.0]
+    # Where smooth L1 turns from a square into a line, and the weight of the box loss.
+    node.SMOOTH_L1_BETA = 1.0
+    node.BOX_LOSS_WEIGHT = 1.0
+    # Boxes that enter the suppression: those above the threshold, so many of each class.
+    node.SCORE_THRESH_TEST = 0.02
+    node.TOPK_CANDIDATES_TEST = 400
+    node.NMS_THRESH_TEST = 0.45
+    cfg.MODEL.SSD = node
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> CfgNode:

@@ -23,7 +23,7 @@ ROWS = (
     ("modeling.backbone",),
     ("modeling.meta_arch",),
     ("modeling",),
-    ("data", "checkpoint", "solver", "launch", "training_step"),
+    ("data", "checkpoint", "conversion", "solver", "launch", "training_step"),
     ("hooks", "visualization"),
     ("evaluation",),
     ("trainer",),
@@ -34,7 +34,7 @@ ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 
 # Rooms that hold a run's config as a whole. Below them it is read in from_config and in builders.
 ROOMS_WITH_CFG = {"config", "data", "solver", "evaluation", "trainer", "engine", "tools"}
-ROOMS_WITH_BUILDERS = {"modeling.backbone", "modeling.meta_arch"}
+ROOMS_WITH_BUILDERS = {"modeling.anchor_generator", "modeling.backbone", "modeling.meta_arch"}
 
 ROOMS_WITHOUT_DETECTRON2 = ("losses", "classification", "geometry")
 

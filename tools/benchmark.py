@@ -1,4 +1,4 @@
-"""Measure speed and memory beside detectron2's own code, in one process, in alternating turns.
+"""Measure speed and memory beside detectron2's and torchvision's code, in alternating turns.
 
 Writes the figures to a JSON file and, with ``--markdown``, as a page. Example::
 
@@ -22,6 +22,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
+from torchvision.models.detection import ssd300_vgg16
 
 import anchorkit.modeling  # noqa: F401  (registers the meta-architectures)
 from anchorkit.config import load_config
@@ -29,11 +30,12 @@ from anchorkit.config import load_config
 IMAGE_SIZES = ((480, 640), (800, 1088))
 # Sides of COCO's boxes span about these pixels at a shorter image side of 800.
 BOX_SIDES = (16.0, 500.0)
+# In each family the second model is the reference.
 MODELS = {
-    "semi-anchored RetinaNet, 25 anchors": ("COCO-Detection/semi_anchored_retinanet", {}),
-    "RetinaNet twin, 9 anchors": ("COCO-Detection/retinanet", {}),
+    "semi-anchored RetinaNet, 25 anchors": ("semi_anchored_retinanet_R_50_FPN_1x", {}),
+    "RetinaNet twin, 9 anchors": ("retinanet_R_50_FPN_1x", {}),
     "detectron2 RetinaNet, 9 anchors": (
-        "COCO-Detection/retinanet",
+        "retinanet_R_50_FPN_1x",
         {
             "MODEL.META_ARCHITECTURE": "RetinaNet",
             "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
@@ -42,9 +44,14 @@ MODELS = {
     ),
 }
 POINT_MODELS = {
-    "DSLA on FCOS": ("COCO-Detection/dsla_fcos", {}),
-    "FCOS": ("COCO-Detection/fcos", {}),
+    "DSLA on FCOS": ("dsla_fcos_R_50_FPN_1x", {}),
+    "FCOS": ("fcos_R_50_FPN_1x", {}),
 }
+SSD_MODELS = {
+    "semi-anchored SSD300": ("semi_anchored_ssd300_VGG_16_120e", {}),
+    "SSD300": ("ssd300_VGG_16_120e", {}),
+}
+SSD_THRESHOLD = 0.02
 
 
 def alternate(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -92,13 +99,34 @@ def random_instances(height: int, width: int, num_boxes: int, seed: int = 0) -> 
     return instances
 
 
+class TorchvisionSSD(torch.nn.Module):
+    """torchvision's SSD300 for 80 classes, with the inputs and outputs of a detectron2 model."""
+
+    def __init__(self, device: str):
+        super().__init__()
+        self.device = torch.device(device)
+        self.model = ssd300_vgg16(
+            weights=None, weights_backbone=None, num_classes=81, score_thresh=SSD_THRESHOLD
+        ).to(self.device)
+
+    def forward(self, data: list[dict]):
+        images = [sample["image"].to(self.device) / 255 for sample in data]
+        if not self.training:
+            return self.model(images)
+        instances = [sample["instances"].to(self.device) for sample in data]
+        targets = [{"boxes": i.gt_boxes.tensor, "labels": i.gt_classes + 1} for i in instances]
+        return self.model(images, targets)
+
+
 def build(name: str, device: str, depth: int):
     """One of the models above for 80 classes with random weights."""
-    config, overrides = (MODELS | POINT_MODELS)[name]
-    path = os.path.join(os.path.dirname(__file__), "..", "configs", f"{config}_R_50_FPN_1x.yaml")
+    config, overrides = (MODELS | POINT_MODELS | SSD_MODELS)[name]
+    path = os.path.join(
+        os.path.dirname(__file__), "..", "configs", "COCO-Detection", f"{config}.yaml"
+    )
     pairs = [text for pair in overrides.items() for text in pair]
     pairs += ["MODEL.DEVICE", device, "MODEL.NUM_CLASSES", "80", "MODEL.WEIGHTS", ""]
-    if depth < 50:
+    if depth < 50 and name not in SSD_MODELS:
         pairs += ["MODEL.RESNETS.DEPTH", str(depth), "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]
     torch.manual_seed(0)
     return build_model(load_config(path, pairs))
@@ -169,6 +197,14 @@ def benchmark_point_labels(models: dict, num_boxes: int, rounds: int) -> list[di
         for name, model in models.items()
     }
     return summary(alternate(functions, rounds), list(models)[1])
+
+
+def benchmark_model(models: dict, title: str, size: tuple[int, int], rounds: int) -> dict:
+    """Tables of an inference and of a training step, which takes as long as three inferences."""
+    return {
+        f"Inference, {title}": benchmark_inference(models, size, rounds),
+        f"Training step, {title}, 10 boxes": benchmark_training(models, size, max(1, rounds // 3)),
+    }
 
 
 def _feature_maps(height: int, width: int) -> list[torch.Tensor]:
@@ -249,18 +285,17 @@ def main() -> None:
     )
     args = parser.parse_args()
     depth = 18 if args.quick else 50
-    models, point_models = (
+    models, point_models, ssd_models = (
         {name: build(name, args.device, depth) for name in family}
-        for family in (MODELS, POINT_MODELS)
+        for family in (MODELS, POINT_MODELS, SSD_MODELS)
     )
     tables = {}
     for size in ((160, 160),) if args.quick else IMAGE_SIZES:
         for host, family in (("RetinaNet", models), ("FCOS", point_models)):
             title = f"{host}, {size[0]} x {size[1]}, R-{depth}, one image"
-            tables[f"Inference, {title}"] = benchmark_inference(family, size, args.rounds)
-            # A training step takes as long as three inferences.
-            rounds = max(1, args.rounds // 3)
-            tables[f"Training step, {title}, 10 boxes"] = benchmark_training(family, size, rounds)
+            tables |= benchmark_model(family, title, size, args.rounds)
+    ssd_models["torchvision SSD300"] = TorchvisionSSD(args.device)
+    tables |= benchmark_model(ssd_models, "SSD300, VGG-16, one image", (300, 300), args.rounds)
     for boxes in (10, 100):
         title = f"Labelling, 800 x 1333, {boxes} boxes, 557,500 anchors"
         tables[title] = benchmark_labels(models, boxes, args.rounds)

@@ -20,7 +20,6 @@ import anchorkit  # noqa: F401  first: it hides a warning that importing detectr
 # isort: split
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog
-from detectron2.data import transforms as T
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from matplotlib.figure import Figure
 from torch import nn
@@ -28,6 +27,7 @@ from torch import nn
 from anchorkit.config import check_choice, load_config
 from anchorkit.data import check_classes, load_dataset, register_coco_format
 from anchorkit.data.image_files import read_fault
+from anchorkit.data.mapper import resize_augmentations
 from anchorkit.errors import UserError
 from anchorkit.visualization import (
     AssignmentStatistics,
@@ -156,9 +156,7 @@ def select_images(cfg: CfgNode, args: argparse.Namespace) -> list[dict]:
 
 def load_samples(cfg: CfgNode, images: list[dict]) -> Iterator[tuple[dict, dict]]:
     """Each image's dict and what the detector sees of it: RGB pixels, and boxes with classes."""
-    resize = []
-    if cfg.INPUT.MIN_SIZE_TEST > 0:
-        resize = [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+    resize = resize_augmentations(cfg)
     # is_train keeps the annotations; nothing is random here.
     mapper = DatasetMapper(is_train=True, augmentations=resize, image_format="RGB")
     for image in images:

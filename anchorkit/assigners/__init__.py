@@ -6,6 +6,7 @@ from .fcos import FCOSAssigner
 from .foveabox import FoveaBoxAssigner
 from .points import PointAssigner, level_size_ranges
 from .semi_anchored import SemiAnchoredAssigner, SemiAnchoredAssignment
+from .ssd import SSDAssigner
 
 __all__ = [
     "Assignment",
@@ -13,6 +14,7 @@ __all__ = [
     "FCOSAssigner",
     "FoveaBoxAssigner",
     "PointAssigner",
+    "SSDAssigner",
     "SemiAnchoredAssigner",
     "SemiAnchoredAssignment",
     "level_size_ranges",

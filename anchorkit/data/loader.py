@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper
+from detectron2.data import DatasetFromList
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler
 from detectron2.utils import comm
@@ -19,6 +19,7 @@ from ..errors import UserError
 from .catalog import load_dataset
 from .faults import summarize
 from .image_files import read_fault
+from .mapper import build_mapper
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         num_skipped=start_iter * cfg.SOLVER.ACCUMULATION_STEPS,
     )
     return DataLoader(
-        TrainImages(dicts, DatasetMapper(cfg, is_train=True), seed),
+        TrainImages(dicts, build_mapper(cfg, is_train=True), seed),
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
@@ -83,7 +84,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """
     dicts, _ = load_dataset(dataset_name)
     return _NonEmptyBatches(
-        TestImages(dicts, DatasetMapper(cfg, is_train=False)),
+        TestImages(dicts, build_mapper(cfg, is_train=False)),
         batch_sampler=BatchSampler(
             InferenceSampler(len(dicts)), max(1, cfg.TEST.IMS_PER_BATCH), drop_last=False
         ),

@@ -1,6 +1,7 @@
 """Pure loss functions: tensors in, unreduced losses out."""
 
 from .focal import quality_focal_loss, smoothed_focal_loss, soft_anchor_targets
+from .hard_negative import hard_negatives
 from .iou import BOX_LOSSES, box_iou_loss
 from .points import (
     BOX_WEIGHTS,
@@ -23,6 +24,7 @@ __all__ = [
     "dsla_losses",
     "fcos_losses",
     "foveabox_losses",
+    "hard_negatives",
     "location_loss",
     "quality_focal_loss",
     "refined_labels",

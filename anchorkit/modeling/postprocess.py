@@ -77,6 +77,28 @@ def level_candidates(
     return scores[:topk], classes[pair], location[pair], chosen[order]
 
 
+def class_candidates(
+    scores: Tensor, *, score_threshold: float, topk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best (anchor, class) pairs of each class of one image.
+
+    Args:
+        scores: (R, C).
+        score_threshold: must be exceeded.
+        topk: number of pairs kept of each class, those with the highest scores.
+
+    Returns:
+        scores (T,), classes (T,) and anchors (T,), class by class, in descending order of score.
+    """
+    anchor, classes = (scores > score_threshold).nonzero().unbind(1)
+    chosen, order = scores[anchor, classes].sort(descending=True, stable=True)
+    classes, by_class = classes[order].sort(stable=True)
+    counts = classes.bincount(minlength=scores.shape[1])
+    first = counts.cumsum(0) - counts
+    is_kept = torch.arange(len(classes), device=classes.device) - first[classes] < topk
+    return chosen[by_class][is_kept], classes[is_kept], anchor[order][by_class][is_kept]
+
+
 def non_maximum_suppression(
     candidates: Sequence[tuple[Tensor, Tensor, Tensor]],
     image_size: tuple[int, int],

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ..assigners.matching import match_anchors
 from ..errors import UserError
 from ..geometry import aligned_iou
-from ..modeling.meta_arch import PointDetector, SemiAnchoredDetector
+from ..modeling.anchor_generator import grid_anchors
+from ..modeling.meta_arch import SSD, PointDetector, SemiAnchoredDetector
 
 _SHARE = "the share of its anchors that have its class"
 _LABEL = "its training label"
@@ -163,22 +164,39 @@ def _(model: RetinaNet, sample: dict) -> ImageLabels:
     """A location shows its positive anchor with the highest IoU."""
     gt_instances = sample["instances"].to(model.device)
     features = feature_maps(model, sample["image"])
-    anchors = model.anchor_generator(features)
-    (labels,), _ = model.label_anchors(anchors, [gt_instances])
-    grids = [
-        boxes.tensor.view(*feature.shape[-2:], -1, 4)
-        for boxes, feature in zip(anchors, features, strict=True)
-    ]
-    match = match_anchors(grids, gt_instances.gt_boxes.tensor)
+    (labels,), _ = model.label_anchors(model.anchor_generator(features), [gt_instances])
+    grids = grid_anchors(model.anchor_generator, features)
     is_positive = (labels >= 0) & (labels < model.num_classes)
-    gt_index = torch.where(is_positive, match.gt_index, -1)
+    gt_index = match_anchors(grids, gt_instances.gt_boxes.tensor).gt_index
+    gt_index = torch.where(is_positive, gt_index, -1)
+    return _anchor_labels(model, grids, labels, gt_index, gt_instances)
+
+
+@label_levels.register
+def _(model: SSD, sample: dict) -> ImageLabels:
+    """A location shows its positive anchor with the highest IoU."""
+    gt_instances = sample["instances"].to(model.device)
+    grids = model.grid_anchors(feature_maps(model, sample["image"]))
+    assignment = model.assigner(grids, gt_instances)
+    return _anchor_labels(model, grids, assignment.labels, assignment.gt_index, gt_instances)
+
+
+def _anchor_labels(
+    model: nn.Module,
+    grids: Sequence[Tensor],
+    labels: Tensor,
+    gt_index: Tensor,
+    gt_instances: Instances,
+) -> ImageLabels:
+    """Locations of a detector that labels anchors: ``labels`` and ``gt_index`` (R,) of all."""
+    best_overlap = match_anchors(grids, gt_instances.gt_boxes.tensor).iou
     levels, first = [], 0
     for name, stride, boxes in zip(*_levels_of(model), grids, strict=True):
         num_anchors = boxes.shape[2]
         rows = slice(first, first + boxes.shape[:3].numel())
         table = labels[rows].view(-1, num_anchors)
-        has_object = is_positive[rows].view(-1, num_anchors)
-        iou = match.iou[rows].view(-1, num_anchors)
+        has_object = gt_index[rows].view(-1, num_anchors) >= 0
+        iou = best_overlap[rows].view(-1, num_anchors)
         best = torch.where(has_object, iou, -1.0).argmax(dim=1, keepdim=True)
         background = torch.where((table == -1).any(1), -1, model.num_classes)
         label = torch.where(has_object.any(1), table.gather(1, best)[:, 0], background)

@@ -6,12 +6,16 @@ from .point_detector import PointDetector
 from .retinanet import BaselineRetinaNet
 from .semi_anchored import SemiAnchoredDetector
 from .semi_anchored_retinanet import SemiAnchoredRetinaNet
+from .semi_anchored_ssd import SemiAnchoredSSD
+from .ssd import SSD
 
 __all__ = [
     "BaselineRetinaNet",
     "FCOS",
     "FoveaBox",
     "PointDetector",
+    "SSD",
     "SemiAnchoredDetector",
     "SemiAnchoredRetinaNet",
+    "SemiAnchoredSSD",
 ]

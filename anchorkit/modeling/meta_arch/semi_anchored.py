@@ -25,6 +25,7 @@ from ...losses import (
     location_loss,
     refined_labels,
 )
+from ..anchor_generator import grid_anchors
 from ..heads import SemiAnchoredPredictions
 from ..normalizer import log_counts, mean_over_ranks
 from ..postprocess import (
@@ -158,11 +159,7 @@ class SemiAnchoredDetector(DenseDetector):
 
     def grid_anchors(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Anchors of each level, (H, W, K, 4) in pixels, for feature maps (N, D, H, W)."""
-        levels = self.anchor_generator(features)
-        return [
-            boxes.tensor.view(*feature.shape[-2:], -1, 4)
-            for boxes, feature in zip(levels, features, strict=True)
-        ]
+        return grid_anchors(self.anchor_generator, features)
 
     def losses(
         self,
