@@ -22,6 +22,7 @@ TABLES = sorted(ROOT.glob("projects/*/tables/*.yaml"))
 NAME = re.compile(
     r"((semi_anchored_)?retinanet|(dsla_)?(fcos|fcosv2|foveabox))_"
     r"(digit_scenes|(R_50|R_101|X_101_(32x8d|64x4d))_FPN_(1x|2x|voc2007)(_[a-z0-9_]+)?)"
+    r"|(semi_anchored_)?ssd(_digit_scenes|(300|512)_VGG_16_(120e|voc2007))"
 )
 # What may differ between a method's config and its baseline's.
 METHOD_KEYS = ("META_ARCHITECTURE", "RETINANET", "SEMI_ANCHORED")
@@ -64,6 +65,7 @@ UNTRAINED = [
     *("MODEL.SEMI_ANCHORED.ANCHOR_PRIOR_PROB", "0.6"),
     *("MODEL.FCOS.SCORE_THRESH_TEST", "0.001"),
     *("MODEL.FOVEABOX.SCORE_THRESH_TEST", "0.001"),
+    *("MODEL.SSD.SCORE_THRESH_TEST", "0.001"),
 ]
 
 
@@ -72,11 +74,12 @@ def name_of(path: Path) -> str:
 
 
 def small_model(path: Path):
-    """The config's model with a ResNet-18 body and a 64-channel neck, to save time.
+    """The config's model with a ResNet-18 body and a 64-channel neck, or a thin VGG, to save time.
 
     Full bodies are built below, one of each kind, and take a step in a test of their own.
     """
     cfg = load_config(str(path), UNTRAINED)
+    cfg.MODEL.SSD.WIDTH_DIVISOR = 8
     if cfg.MODEL.RESNETS.DEPTH > 18:
         cfg.MODEL.RESNETS.DEPTH = 18
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
@@ -86,12 +89,15 @@ def small_model(path: Path):
     return build_model(cfg)
 
 
-def batch() -> list[dict]:
-    instances = Instances((128, 128))
+def batch(size: int) -> list[dict]:
+    """Two images, without which batch normalisation cannot train on SSD's last map."""
+    instances = Instances((size, size))
     instances.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 60.0, 72.0], [50.0, 40.0, 120.0, 120.0]]))
     instances.gt_classes = torch.tensor([1, 0])
-    image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)
-    return [{"image": image, "instances": instances, "height": 128, "width": 128}]
+    return [
+        {"image": image, "instances": instances, "height": size, "width": size}
+        for image in torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    ]
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=name_of)
@@ -107,11 +113,11 @@ def test_a_leaf_is_short_flat_and_named_by_the_rules(path):
     assert depth <= 3
 
 
-def check_step_and_detections(model):
+def check_step_and_detections(model, size=128):
     """A step gives every trained parameter a gradient and moves weights; inference detects."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
     with EventStorage():
-        loss = sum(model(batch()).values())
+        loss = sum(model(batch(size)).values())
     assert loss.isfinite()
     loss.backward()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -122,9 +128,9 @@ def check_step_and_detections(model):
     assert all(parameter.isfinite().all() for parameter in trained)
     model.eval()
     with torch.no_grad():
-        (output,) = model(batch())
+        output, _ = model(batch(size))
     detections = output["instances"]
-    assert detections.image_size == (128, 128)
+    assert detections.image_size == (size, size)
     assert len(detections) > 0
     assert len(detections.pred_boxes) == len(detections.scores) == len(detections.pred_classes)
     assert detections.pred_boxes.tensor.isfinite().all()
@@ -132,7 +138,7 @@ def check_step_and_detections(model):
 
 @pytest.mark.parametrize("path", LEAVES, ids=name_of)
 def test_every_config_builds_takes_a_step_and_detects(path):
-    check_step_and_detections(small_model(path))
+    check_step_and_detections(small_model(path), load_config(str(path)).INPUT.FIXED_SIZE or 128)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +166,21 @@ def test_anchor_sizes_divide_an_octave_above_a_multiple_of_the_stride(path):
     assert ratios == pytest.approx({1: [1], 3: [1 / 2, 1, 2], 5: [1 / 3, 1 / 2, 1, 2, 3]}[
         len(ratios)], abs=1e-5)  # fmt: skip
     assert cfg.MODEL.ANCHOR_GENERATOR.OFFSET == 0.5
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in LEAVES if p.stem.startswith("ssd")], ids=name_of,
+)  # fmt: skip
+def test_ssd_and_its_semi_anchored_twin_differ_in_the_meta_architecture_only(path):
+    method = load_config(str(path.with_name(f"semi_anchored_{path.name}")))
+    assert method.MODEL.META_ARCHITECTURE == "SemiAnchoredSSD"
+    method.MODEL.META_ARCHITECTURE = "SSD"
+    assert method == load_config(str(path))
+    # The method matches anchors and suppresses detections as SSD does, and has no towers.
+    keys, ssd = method.MODEL.SEMI_ANCHORED, method.MODEL.SSD
+    assert keys.IOU_THRESHOLDS == [ssd.IOU_THRESHOLD] * 2 and keys.LOW_QUALITY_MATCHES
+    assert keys.NMS_THRESH_TEST == ssd.NMS_THRESH_TEST == 0.45
+    assert keys.NUM_CONVS == 0 and keys.BBOX_REG_WEIGHTS == ssd.BBOX_REG_WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -217,6 +238,7 @@ def count_parameters(path: Path) -> int:
     ("projects/semi_anchored/configs/semi_anchored_retinanet_R_50_FPN_1x_3x3.yaml", 32_387_517),
     ("configs/COCO-Detection/semi_anchored_retinanet_R_50_FPN_1x.yaml", 32_571_917),
     ("configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml", 33_841_972),
+    ("configs/COCO-Detection/ssd300_VGG_16_120e.yaml", 34_305_206),
 ])  # fmt: skip
 def test_the_models_have_the_known_number_of_parameters(name, count):
     assert count_parameters(ROOT / name) == count
@@ -251,7 +273,7 @@ def row_config(row: dict):
 
 def test_the_papers_tables_are_there_and_name_data_sets_that_exist():
     assert {table_id(path) for path in TABLES} >= {
-        *(f"semi_anchored/table_{n}" for n in range(1, 8)),
+        *(f"semi_anchored/table_{n}" for n in range(1, 9)),
         *(f"dsla/table_{n}" for n in range(1, 5)),
     }
     for path in TABLES:
