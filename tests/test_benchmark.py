@@ -16,7 +16,7 @@ def test_a_quick_benchmark_writes_every_table_and_a_page(tmp_path):
         cwd=ROOT,
         check=True,
         capture_output=True,
-        timeout=300,
+        timeout=900,
     )
     result = json.loads(output.read_text())
     kinds = {title.split(",")[0] for title in result["tables"]}

@@ -122,7 +122,7 @@ def train(config, output, *arguments, cwd=None):
     """Run the command to its end; returns its CompletedProcess with all it printed in stdout."""
     return subprocess.run(
         command_line(config, output, *arguments),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,
         env=environment(), cwd=cwd,
     )
 

@@ -114,7 +114,7 @@ def test_the_demo_trains_evaluates_draws_and_says_where_everything_is(scenes_con
         filter(None, (str(REPO), os.environ.get("PYTHONPATH"))))}  # fmt: skip
     done = subprocess.run(
         [sys.executable, str(DEMO), *overrides],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, timeout=120,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, timeout=600,
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

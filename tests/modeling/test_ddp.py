@@ -8,20 +8,27 @@ from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from tests import contracts
-from tests.modeling.test_fcos import C, small_model
+from tests.modeling import test_fcos, test_semi_anchored_retinanet, test_ssd
+
+C = 3
 
 FULL = [[6.0, 8, 30, 40], [34.0, 30, 62, 58], [38.0, 4, 58, 20]]
 # Each has normalisers of its own; FCOSv2 shares those of FCOS.
-NAMES = ("fcos", "foveabox", "dsla_fcos", "dsla_foveabox")
+POINT_DETECTORS = ("fcos", "foveabox", "dsla_fcos", "dsla_foveabox")
+NAMES = ("semi_anchored_retinanet", "ssd", *POINT_DETECTORS)
 
 
 def build(name):
-    """A detector with group normalisation, which sees an image alone: batches can be split.
+    """A detector with group normalisation or none, which sees an image alone.
 
     Mean counts of two processes are raised to 1, a joint count of 1 is not. To stay well above,
     boxes overlap their truth from the beginning, and FoveaBox takes more of a box.
     """
-    model = small_model(
+    if name == "ssd":
+        return test_ssd.small_model()
+    if name == "semi_anchored_retinanet":
+        return test_semi_anchored_retinanet.small_model(norm="GN", width=32)
+    model = test_fcos.small_model(
         name,
         RESNETS__NORM="GN",
         RESNETS__STEM_OUT_CHANNELS=32,
@@ -103,7 +110,7 @@ def test_two_processes_learn_what_one_learns_from_the_joint_batch(both_processes
             assert (first[i][1][key] - gradient).abs().max() <= limit, key
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POINT_DETECTORS)
 def test_the_process_without_a_box_has_its_share_of_the_loss(both_processes, name):
     empty, full = (results[name][1][0] for results in both_processes)
     assert empty["loss_box"] == 0 and full["loss_box"] > 0
