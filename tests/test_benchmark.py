@@ -26,3 +26,7 @@ def test_a_quick_benchmark_writes_every_table_and_a_page(tmp_path):
     assert {row["ratio"] for row in rows if row["name"].startswith("RetinaNet twin")} == {1.0}
     assert all(row["name"] in page.read_text() for row in rows)
     assert result["hardware"]["torch"]
+    memory = {row["name"]: row["megabytes"] for row in result["label_memory"]}
+    # The lower bounds show that memory was measured at all.
+    assert 1 < memory.pop("semi-anchored RetinaNet, 25 anchors") < 600
+    assert all(5 < megabytes < 200 for megabytes in memory.values()) and len(memory) == 2

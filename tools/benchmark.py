@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -211,9 +210,9 @@ def _feature_maps(height: int, width: int) -> list[torch.Tensor]:
     return [torch.zeros(1, 1, -(-height // s), -(-width // s)) for s in (8, 16, 32, 64, 128)]
 
 
-def label_memory(num_boxes: int) -> float:
-    """Megabytes that labelling adds to the peak memory of a fresh process on a CPU."""
-    code = f"import benchmark; benchmark._print_memory({num_boxes})"
+def label_memory(name: str, num_boxes: int) -> float:
+    """Megabytes that labelling one image adds to the peak memory of a fresh process on a CPU."""
+    code = f"import benchmark; benchmark._print_label_memory({name!r}, {num_boxes})"
     folder = os.path.dirname(os.path.abspath(__file__))
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -222,13 +221,24 @@ def label_memory(num_boxes: int) -> float:
     return float(result.stdout.split()[-1])
 
 
-def _print_memory(num_boxes: int) -> None:
-    model = build("semi-anchored RetinaNet, 25 anchors", "cpu", 18)
-    levels = model.grid_anchors(_feature_maps(800, 1333))
+def _print_label_memory(name: str, num_boxes: int) -> None:
+    model = build(name, "cpu", 18)
+    maps = _feature_maps(800, 1333)
+    levels = model.grid_locations(maps) if name in POINT_MODELS else model.grid_anchors(maps)
     instances = random_instances(800, 1333, num_boxes)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model.assigner(levels, instances[:1])
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # the peak starts again at the present
+    before = _peak_memory()
     model.assigner(levels, instances)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(_peak_memory() - before)
+
+
+def _peak_memory() -> float:
+    """Megabytes of this process at its largest; ``ru_maxrss`` would include its parent's."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return int(lines["VmHWM"].split()[0]) / 1024
 
 
 def hardware(device: str) -> dict:
@@ -266,11 +276,11 @@ def markdown(result: dict) -> str:
                 f"| {row['name']} | {row['median_ms']} | {low} to {high} | {row['ratio']} |"
             )
         lines.append("")
-    if result["label_memory_mb"]:
-        lines += ["## Memory of labelling one 800 x 1333 image, 557,500 anchors", ""]
-        for boxes, megabytes in result["label_memory_mb"].items():
-            lines.append(f"- {boxes} boxes: {megabytes:.0f} MB above what the process held before")
-        lines.append("")
+    lines += ["## Memory of labelling one 800 x 1333 image", "", "| what | boxes | MB added |"]
+    lines.append("|---|---|---|")
+    for row in result["label_memory"]:
+        lines.append(f"| {row['name']} | {row['boxes']} | {row['megabytes']:.0f} |")
+    lines.append("")
     return "\n".join(lines)
 
 
@@ -301,8 +311,12 @@ def main() -> None:
         tables[title] = benchmark_labels(models, boxes, args.rounds)
         title = f"Labelling, 800 x 1333, {boxes} boxes, 22,400 locations"
         tables[title] = benchmark_point_labels(point_models, boxes, args.rounds)
-    memory = {} if args.quick else {boxes: label_memory(boxes) for boxes in (100, 1000)}
-    result = {"hardware": hardware(args.device), "tables": tables, "label_memory_mb": memory}
+    memory = [
+        {"name": name, "boxes": boxes, "megabytes": round(label_memory(name, boxes), 1)}
+        for name in (next(iter(models)), *point_models)
+        for boxes in ((100,) if args.quick else (100, 1000))
+    ]
+    result = {"hardware": hardware(args.device), "tables": tables, "label_memory": memory}
     os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
     with open(args.output, "w", encoding="utf-8") as file:
         json.dump(result, file, indent=1)
