@@ -39,5 +39,6 @@ setup(
         "tabulate>=0.9.0",
         "tensorboard>=2.18.0",
     ],
-    extras_require={"dev": ["pytest>=8.3.4", "ruff>=0.8.4"]},
+    # timm: MODEL.BACKBONE.NAME build_timm_body.
+    extras_require={"dev": ["pytest>=8.3.4", "ruff>=0.8.4"], "timm": ["timm>=1.0.31"]},
 )

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import re
 
 import numpy as np
@@ -10,20 +9,9 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from .errors import UserError
+from .unpickling import ArrayUnpickler, UnsafeError
 
 logger = logging.getLogger(__name__)
-
-# What numpy arrays are pickled as; detectron2's model zoo files hold nothing else.
-_ARRAY_TYPES = {
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-}
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -130,7 +118,11 @@ class Checkpointer(DetectionCheckpointer):
         if self._use_average and "ema" in content:
             logger.info("taking the averaged weights (SOLVER.EMA) of %s", filename)
             content["model"] = content["ema"]["model"]
-        return content if "model" in content else {"model": content}
+        content = content if "model" in content else {"model": content}
+        # A model may know its parts by the names of the library that they come from.
+        if hasattr(self.model, "rename_weights"):
+            content["model"] = self.model.rename_weights(content["model"])
+        return content
 
     def _log_incompatible_keys(self, incompatible) -> None:
         of_other_shape = {name for name, _, _ in incompatible.incorrect_shapes}
@@ -188,11 +180,11 @@ def read_checkpoint(path: str) -> dict:
     try:
         if path.endswith(".pkl"):
             with open(path, "rb") as file:
-                content = _ArrayUnpickler(file, encoding="latin1").load()
+                content = ArrayUnpickler(file, encoding="latin1").load()
         else:
             with torch.serialization.safe_globals(_numpy_types()):
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UnsafeError as error:
+    except UnsafeError as error:
         raise UserError(_unsafe_message(path, str(error))) from error
     except Exception as error:
         # torch explains over many lines; the cause is at "GLOBAL" or at "WeightsUnpickler error".
@@ -209,19 +201,6 @@ def read_checkpoint(path: str) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
     return content
-
-
-class _UnsafeError(pickle.UnpicklingError):
-    pass
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numpy arrays and plain values and refuses everything else."""
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in _ARRAY_TYPES:
-            raise _UnsafeError(f"{module}.{name}")
-        return super().find_class(module, name)
 
 
 def _numpy_types() -> list:

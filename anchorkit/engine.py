@@ -17,10 +17,19 @@ from detectron2.utils.logger import setup_logger
 from . import modeling  # noqa: F401  registers the meta-architectures
 from .checkpoint import Checkpointer
 from .config import check_registered, load_config
-from .data import check_classes, check_datasets, check_files, register_coco_format
+from .data import (
+    check_classes,
+    check_datasets,
+    check_files,
+    is_image_set,
+    register_coco_format,
+    register_image_folders,
+)
+from .data.image_batches import iterations_per_epoch
 from .errors import UserError
 from .evaluation import evaluate
 from .launch import launch
+from .modeling.meta_arch import ImageClassifier
 from .trainer import Trainer, closing_note, verify
 
 __all__ = ["Trainer", "argument_parser", "launch", "main", "setup"]
@@ -65,6 +74,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     comm.synchronize()
     if not is_first:
         _check_data(cfg, train=not args.eval_only)
+    if not args.eval_only:
+        resolve_epochs(cfg)
     wanted_device = cfg.MODEL.DEVICE
     if wanted_device.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -129,11 +140,37 @@ def _positive_seconds(text: str) -> float:
 
 def _check_data(cfg: CfgNode, *, train: bool) -> None:
     register_coco_format(cfg)
+    register_image_folders(cfg)
     if train:
         check_registered(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     check_registered(cfg.DATASETS.TEST, "DATASETS.TEST")
+    _check_task(cfg, train=train)
     check_files(cfg, train=train)
     check_classes(cfg, train=train)
+
+
+def resolve_epochs(cfg: CfgNode) -> None:
+    """Turn a classifier's ``MAX_EPOCHS`` and ``EVAL_EPOCHS`` into iterations, in place."""
+    if cfg.SOLVER.MAX_EPOCHS <= 0 and cfg.TEST.EVAL_EPOCHS <= 0:
+        return
+    iterations = iterations_per_epoch(cfg)
+    if cfg.SOLVER.MAX_EPOCHS > 0:
+        cfg.SOLVER.MAX_ITER = cfg.SOLVER.MAX_EPOCHS * iterations
+    if cfg.TEST.EVAL_EPOCHS > 0:
+        cfg.TEST.EVAL_PERIOD = cfg.TEST.EVAL_EPOCHS * iterations
+
+
+def _check_task(cfg: CfgNode, *, train: bool) -> None:
+    """A classifier needs classification sets, and a detector needs others."""
+    classifies = cfg.MODEL.META_ARCHITECTURE == ImageClassifier.__name__
+    for name in (*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST):
+        if is_image_set(name) != classifies:
+            kind = "classification" if is_image_set(name) else "detection"
+            wanted = "a classification" if classifies else "a detection"
+            raise UserError(
+                f"{name} is a {kind} set; {cfg.MODEL.META_ARCHITECTURE} needs {wanted} set in "
+                "DATASETS.TRAIN and TEST"
+            )
 
 
 def _check_model(cfg: CfgNode) -> None:

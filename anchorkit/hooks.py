@@ -79,6 +79,28 @@ class WeightAverage(HookBase):
         self.num_updates = state["num_updates"]
 
 
+class PhaseSwitch(HookBase):
+    """Ends a classifier's pre-training before an iteration.
+
+    Args:
+        method: has ``activate()``, which tells whether it was not active before.
+        iteration: the first one of the new phase.
+        optimizer: forgets what it has gathered, such as momentum; None: it does not.
+    """
+
+    def __init__(self, method: nn.Module, iteration: int, optimizer: torch.optim.Optimizer | None):
+        self.method = method
+        self.iteration = iteration
+        self.optimizer = optimizer
+
+    def before_step(self):
+        if self.trainer.iter < self.iteration or not self.method.activate():
+            return
+        logger.info("iteration %d: pre-training is over", self.trainer.iter)
+        if self.optimizer is not None:
+            self.optimizer.state.clear()
+
+
 class Evaluation(HookBase):
     """Evaluate every ``period`` iterations and after the last one; keep the best checkpoint.
 

@@ -19,8 +19,9 @@ from fvcore.nn.precise_bn import get_bn_modules
 
 from .checkpoint import Checkpointer
 from .data import build_test_loader, build_train_loader
+from .data.image_batches import iterations_per_epoch
 from .evaluation import build_evaluator, evaluate
-from .hooks import Evaluation, LogLine, Stopping, WeightAverage
+from .hooks import Evaluation, LogLine, PhaseSwitch, Stopping, WeightAverage
 from .solver import build_optimizer
 from .training_step import TrainingStep
 
@@ -89,7 +90,7 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list:
         """The hooks, in the order in which they run after each iteration."""
         cfg = self.cfg
-        chain = [hooks.IterationTimer(), hooks.LRScheduler()]
+        chain = [hooks.IterationTimer(), hooks.LRScheduler(), self._build_phase_switch()]
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.checkpointer.model):
             chain.append(
                 hooks.PreciseBN(
@@ -114,6 +115,14 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             chain.append(hooks.PeriodicWriter(self.build_writers(), cfg.SOLVER.METRIC_PERIOD))
         return [hook for hook in chain if hook is not None]
+
+    def _build_phase_switch(self) -> PhaseSwitch | None:
+        method = getattr(self.checkpointer.model, "method", None)
+        if not hasattr(method, "activate"):
+            return None
+        keys = self.cfg.MODEL.OAT
+        start = keys.PRETRAIN_EPOCHS * iterations_per_epoch(self.cfg)
+        return PhaseSwitch(method, start, self._trainer.optimizer if keys.RESET_OPTIMIZER else None)
 
     def build_writers(self) -> list:
         """The log line, ``metrics.json`` and TensorBoard."""

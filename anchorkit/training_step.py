@@ -4,6 +4,7 @@ import contextlib
 import random
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ class TrainingStep:
     class behaves alike under v0.6 and today's main.
 
     Args:
-        model: takes a list of dicts, returns a dict of scalar losses, all of which are summed.
+        model: takes a batch of the loader, returns a dict of scalar losses, all of which are
+            summed.
         optimizer: as built by detectron2; its ``step`` clips the gradients if the config says so.
         accumulation_steps: batches whose gradients are averaged before a step.
         use_amp: run the model under autocast: float16 with a gradient scaler on CUDA, bfloat16
@@ -123,14 +125,12 @@ class TrainingStep:
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
-    def _next_batch(self) -> list[dict]:
+    def _next_batch(self):
         started = time.perf_counter()
         batch = next(self._batches)
         self._data_seconds += time.perf_counter() - started
         self._num_images += len(batch)
-        self._batch_names.append(
-            [f"{image.get('image_id')} ({image.get('file_name')})" for image in batch]
-        )
+        self._batch_names.append(_names_of(batch))
         return batch
 
     def _no_sync(self, is_last: bool):
@@ -163,7 +163,7 @@ class TrainingStep:
             if not np.isfinite(total):
                 steps = self.accumulation_steps
                 batches = self._batch_names[index * steps : (index + 1) * steps]
-                images = ", ".join(name for batch in batches for name in batch)
+                images = ", ".join(name for names in batches for name in names())
                 return (
                     f"the loss became {total} at iteration {iteration - len(totals) + 1 + index} "
                     f"with images {images}; look at these images, or lower SOLVER.BASE_LR, "
@@ -187,6 +187,14 @@ class TrainingStep:
         images = sum(rank["images"] for rank in ranks)
         storage.put_scalar("data_time", max(rank["data_time"] for rank in ranks))
         storage.put_scalar("images_per_second", images / slowest, smoothing_hint=False)
+
+
+def _names_of(batch) -> Callable[[], list[str]]:
+    """Names of a batch's images for a message, made when asked for; keeps no pixels."""
+    if not isinstance(batch, list):
+        return batch.namer()
+    ids = [(image.get("image_id"), image.get("file_name")) for image in batch]
+    return lambda: [f"{image_id} ({file_name})" for image_id, file_name in ids]
 
 
 def _seed_generators(seed: int, rank: int, iteration: int) -> None:

@@ -13,6 +13,7 @@ from detectron2.utils.events import EventStorage
 
 import anchorkit  # noqa: F401  (registers models and data)
 from anchorkit.config import load_config
+from anchorkit.data import ImageBatch
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("projects/*/configs/*.yaml")])
@@ -23,13 +24,15 @@ NAME = re.compile(
     r"((semi_anchored_)?retinanet|(dsla_)?(fcos|fcosv2|foveabox))_"
     r"(digit_scenes|(R_50|R_101|X_101_(32x8d|64x4d))_FPN_(1x|2x|voc2007)(_[a-z0-9_]+)?)"
     r"|(semi_anchored_)?ssd(_digit_scenes|(300|512)_VGG_16_(120e|voc2007))"
+    r"|(ce|oat)_(digits|(lightweight_cnn|wrn_28_10|resnet18|wrn_50_2|vit_l_16|efficientnet_b1)_"
+    r"(cifar10|mnist|ucf101|era|bar)(_strong)?)"
 )
 # What may differ between a method's config and its baseline's.
 METHOD_KEYS = ("META_ARCHITECTURE", "RETINANET", "SEMI_ANCHORED")
 ANCHOR_KEYS = ("SIZES", "ASPECT_RATIOS")
 # What an evaluation of another config's checkpoint may change.
 INFERENCE_KEYS = ("ANCHOR_SELECTION", "ANCHOR_TOPK", "ANCHOR_THRESH_TEST")
-FIGURES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "ms"}
+FIGURES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "ms", "acc1"}
 # What a row's name says, as (pattern of the name, what the config must then hold).
 NAMED_SETTINGS = {
     "semi_anchored/table_1": (r"(\d)x(\d)", lambda model: [
@@ -41,6 +44,7 @@ NAMED_SETTINGS = {
         else model.SEMI_ANCHORED.ANCHOR_THRESH_TEST]),
     "dsla/table_1": (r"Impr (\d)", lambda model: [impr_number(model.DSLA)]),
     "dsla/table_2": (r"(0\.\d)", lambda model: [model.DSLA.KAPPA]),
+    "oat/table_3": (r"OAT after (\d+) epochs", lambda model: [model.OAT.PRETRAIN_EPOCHS]),
 }  # fmt: skip
 
 
@@ -73,6 +77,14 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def classifies(path: Path) -> bool:
+    return path.stem.startswith(("ce_", "oat_"))
+
+
+DETECTORS = [path for path in LEAVES if not classifies(path)]
+CLASSIFIERS = [path for path in LEAVES if classifies(path)]
+
+
 def small_model(path: Path):
     """The config's model with a ResNet-18 body and a 64-channel neck, or a thin VGG, to save time.
 
@@ -80,6 +92,10 @@ def small_model(path: Path):
     """
     cfg = load_config(str(path), UNTRAINED)
     cfg.MODEL.SSD.WIDTH_DIVISOR = 8
+    cfg.MODEL.CLASSIFIER.BODY = "resnet18"
+    cfg.MODEL.WIDE_RESNET.DEPTH, cfg.MODEL.WIDE_RESNET.WIDTH = 10, 1
+    if classifies(path):
+        cfg.MODEL.NUM_CLASSES = 10
     if cfg.MODEL.RESNETS.DEPTH > 18:
         cfg.MODEL.RESNETS.DEPTH = 18
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
@@ -136,7 +152,46 @@ def check_step_and_detections(model, size=128):
     assert detections.pred_boxes.tensor.isfinite().all()
 
 
-@pytest.mark.parametrize("path", LEAVES, ids=name_of)
+@pytest.mark.parametrize("path", CLASSIFIERS, ids=name_of)
+def test_every_classifier_builds_and_takes_a_step_in_each_phase(path):
+    model = small_model(path)
+    size = min(load_config(str(path)).INPUT.FIXED_SIZE or 32, 32)
+    model.image_size = min(model.image_size, size)
+    images = torch.randint(0, 256, (4, len(model.pixel_scale), size, size), dtype=torch.uint8)
+    labels = torch.arange(4)
+    batch = ImageBatch(images, labels, labels, ["a", "b", "c", "d"])
+    for start in (lambda: None, getattr(model.method, "activate", lambda: None)):
+        start()
+        loss = sum(model.train()(batch).values())
+        model.zero_grad()
+        loss.backward()
+        assert loss.isfinite()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+    with torch.no_grad():
+        assert model.eval()(batch).shape == (4, 10)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in CLASSIFIERS if p.stem.startswith("ce_")], ids=name_of
+)  # fmt: skip
+def test_oat_and_cross_entropy_differ_in_the_method_only(path):
+    baseline = load_config(str(path))
+    method = load_config(str(path.with_name(f"oat_{path.stem.removeprefix('ce_')}.yaml")))
+    assert method.MODEL.CLASSIFIER.METHOD == "oat"
+    method.MODEL.CLASSIFIER.METHOD = "cross_entropy"
+    assert baseline == method
+
+
+@pytest.mark.parametrize(("name", "count"), [
+    ("wrn_28_10_cifar10", 36_479_194), ("resnet18_bar", 11_179_590),
+    ("wrn_50_2_bar", 66_846_534), ("vit_l_16_bar", 303_307_782), ("efficientnet_b1_bar", 6_520_870),
+])  # fmt: skip
+def test_the_classifiers_have_the_parameters_of_their_bodies_and_one_layer(name, count):
+    path = ROOT / "configs" / "Image-Classification" / f"ce_{name}.yaml"
+    assert count_parameters(path, classes=6 if name.endswith("bar") else 10) == count
+
+
+@pytest.mark.parametrize("path", DETECTORS, ids=name_of)
 def test_every_config_builds_takes_a_step_and_detects(path):
     check_step_and_detections(small_model(path), load_config(str(path)).INPUT.FIXED_SIZE or 128)
 
@@ -217,12 +272,14 @@ def test_dsla_and_its_host_differ_in_the_labels_only(path):
     assert method == host
 
 
-def count_parameters(path: Path) -> int:
+def count_parameters(path: Path, classes: int = 0) -> int:
     """Parameters of the model, with the scale and shift that frozen normalisation has as buffers.
 
     A model on the meta device has shapes and no memory.
     """
     cfg = load_config(str(path), ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "meta"])
+    if classes:
+        cfg.MODEL.NUM_CLASSES = classes
     with torch.device("meta"):
         model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     frozen = sum(
@@ -275,6 +332,7 @@ def test_the_papers_tables_are_there_and_name_data_sets_that_exist():
     assert {table_id(path) for path in TABLES} >= {
         *(f"semi_anchored/table_{n}" for n in range(1, 9)),
         *(f"dsla/table_{n}" for n in range(1, 5)),
+        *(f"oat/table_{n}" for n in range(1, 8)),
     }
     for path in TABLES:
         assert read_table(path)["dataset"] in DatasetCatalog.list()
@@ -287,7 +345,7 @@ def test_every_row_of_a_table_has_a_config_and_the_papers_figures(path):
     for row in rows:
         assert set(row) <= {"name", "config", "overrides", "weights_from", "paper"}
         row_config(row)
-        assert {"AP"} <= set(row["paper"]) <= FIGURES
+        assert {"AP", "acc1"} & set(row["paper"]) and set(row["paper"]) <= FIGURES
         assert all(0 < figure < 100 for figure in row["paper"].values())
         assert row["paper"].get("AP75", 0) < row["paper"].get("AP50", 100)
 

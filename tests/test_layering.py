@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Rooms of the house from the ground up. A room may import from lower rows and from itself.
 ROWS = (
-    ("errors", "geometry", "layers"),
+    ("config_keys", "errors", "geometry", "layers", "unpickling"),
     (
         "assigners",
         "losses",
@@ -33,7 +33,9 @@ ROWS = (
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 
 # Rooms that hold a run's config as a whole. Below them it is read in from_config and in builders.
-ROOMS_WITH_CFG = {"config", "data", "solver", "evaluation", "trainer", "engine", "tools"}
+ROOMS_WITH_CFG = {
+    *("config", "config_keys", "data", "solver", "evaluation", "trainer", "engine", "tools"),
+}
 ROOMS_WITH_BUILDERS = {"modeling.anchor_generator", "modeling.backbone", "modeling.meta_arch"}
 
 ROOMS_WITHOUT_DETECTRON2 = ("losses", "classification", "geometry")

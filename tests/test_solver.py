@@ -39,6 +39,22 @@ def test_normalisation_is_decayed_by_its_own_key():
     assert decay[model[1].weight] == cfg.SOLVER.WEIGHT_DECAY_NORM == 0.0
 
 
+def test_adamw_is_fused_but_under_mixed_precision_and_steps_as_the_plain_one():
+    weights, steps = [], 3
+    for amp in ("False", "True"):
+        cfg = load_config("", ["SOLVER.OPTIMIZER", "AdamW", "SOLVER.AMP.ENABLED", amp])
+        torch.manual_seed(0)
+        model = small_model()
+        optimizer = build_optimizer(cfg, model)
+        assert all(group["fused"] == (amp == "False") for group in optimizer.param_groups)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(torch.arange(96.0).view(2, 3, 4, 4)).square().mean().backward()
+            optimizer.step()
+        weights.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(*weights)
+
+
 def test_an_unknown_optimizer_is_named_with_the_choices():
     cfg = load_config("", ["SOLVER.OPTIMIZER", "Adagrad"])
     with pytest.raises(UserError, match="SOLVER.OPTIMIZER is 'Adagrad'.*'SGD', 'AdamW'"):

@@ -255,14 +255,14 @@ def hardware(device: str) -> dict:
     }
 
 
-def markdown(result: dict) -> str:
-    """The result as a page of tables."""
+def markdown(result: dict, script: str) -> str:
+    """The result of a script as a page of tables."""
     facts = ", ".join(f"{key} {value}" for key, value in result["hardware"].items())
     lines = [
         "# Benchmarks",
         "",
-        "Made by `python tools/benchmark.py --markdown BENCHMARKS.md`: all rows of a table in one",
-        "process, in alternating turns. Ratios are medians over turns to the reference row (1.0).",
+        f"Made by `python {script} --markdown PAGE`: all rows of a table in one process, in",
+        "alternating turns. Ratios are medians over turns to the reference row (1.0).",
         "",
         f"Measured on: {facts}.",
         "",
@@ -276,11 +276,12 @@ def markdown(result: dict) -> str:
                 f"| {row['name']} | {row['median_ms']} | {low} to {high} | {row['ratio']} |"
             )
         lines.append("")
-    lines += ["## Memory of labelling one 800 x 1333 image", "", "| what | boxes | MB added |"]
-    lines.append("|---|---|---|")
-    for row in result["label_memory"]:
-        lines.append(f"| {row['name']} | {row['boxes']} | {row['megabytes']:.0f} |")
-    lines.append("")
+    if result.get("label_memory"):
+        lines += ["## Memory of labelling one 800 x 1333 image", "", "| what | boxes | MB added |"]
+        lines.append("|---|---|---|")
+        for row in result["label_memory"]:
+            lines.append(f"| {row['name']} | {row['boxes']} | {row['megabytes']:.0f} |")
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -320,7 +321,7 @@ def main() -> None:
     os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
     with open(args.output, "w", encoding="utf-8") as file:
         json.dump(result, file, indent=1)
-    page = markdown(result)
+    page = markdown(result, "tools/benchmark.py")
     print(page)
     if args.markdown:
         with open(args.markdown, "w", encoding="utf-8") as file:

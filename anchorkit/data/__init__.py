@@ -1,19 +1,32 @@
-"""Data sets, their checks and the data loaders. Importing it registers the digit scenes."""
+"""Data sets, their checks and the data loaders. Importing it registers the embedded sets."""
 
-from .catalog import check_classes, check_files, load_dataset
+from .array_sets import read_cifar10, read_digits, read_mnist
+from .catalog import check_classes, check_files, check_same_classes, load_dataset
 from .check import check_datasets
 from .coco_format import load_coco_boxes, register_coco_format
 from .digit_scenes import write_digit_scenes
+from .image_folder import register_image_folders
+from .image_set import ImageBatch, ImageSet, is_image_set, load_image_set, register_image_set
 from .loader import build_test_loader, build_train_loader
 
 __all__ = [
+    "ImageBatch",
+    "ImageSet",
     "build_test_loader",
     "build_train_loader",
     "check_classes",
     "check_datasets",
     "check_files",
+    "check_same_classes",
+    "is_image_set",
     "load_coco_boxes",
     "load_dataset",
+    "load_image_set",
+    "read_cifar10",
+    "read_digits",
+    "read_mnist",
     "register_coco_format",
+    "register_image_folders",
+    "register_image_set",
     "write_digit_scenes",
 ]

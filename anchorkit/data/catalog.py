@@ -1,6 +1,7 @@
 """Loading registered data sets of any kind, and checks of what a config asks of them."""
 
 import os
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -10,6 +11,8 @@ from ..errors import UserError
 from .coco_format import CocoSet
 from .digit_scenes import FOLDER, SPLITS, datasets_root, ensure_digit_scenes
 from .faults import Fault, drop_invalid_boxes
+from .image_batches import load_image_sets
+from .image_set import is_image_set
 
 
 def load_dataset(name: str) -> tuple[list[dict], list[Fault]]:
@@ -49,7 +52,10 @@ def check_files(cfg: CfgNode, *, train: bool = True) -> None:
         UserError: files are missing; says where they must be put.
     """
     for name in _dataset_names(cfg, train):
-        _check_files_of(name)
+        if is_image_set(name):
+            load_image_sets(cfg, [name])
+        else:
+            _check_files_of(name)
 
 
 def check_classes(cfg: CfgNode, *, train: bool = True) -> None:
@@ -73,18 +79,33 @@ def check_classes(cfg: CfgNode, *, train: bool = True) -> None:
         return
     first, *others = classes
     for other in others:
-        if classes[other] != classes[first]:
-            raise UserError(
-                f"{first} has the classes {_shorten(classes[first])}, but {other} has "
-                f"{_shorten(classes[other])}; data sets used together need the same classes in "
-                "the same order of category ids"
-            )
+        check_same_classes(first, classes[first], other, classes[other])
     number = len(classes[first])
     if cfg.MODEL.NUM_CLASSES not in (0, number):
         raise UserError(
             f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but {first} has {number} classes; set "
             f"it to {number}, or to 0 to take the number from the data set"
         )
+
+
+def check_same_classes(
+    first: str, first_classes: Sequence[str], second: str, second_classes: Sequence[str]
+) -> None:
+    """Check that two sets, by name and class names, give class indices the same meaning.
+
+    Raises:
+        UserError: a class is missing in one of them, or their order differs.
+    """
+    if list(first_classes) == list(second_classes):
+        return
+    pairs = ((first, first_classes, second_classes), (second, second_classes, first_classes))
+    missing = [(name, [one for one in theirs if one not in own]) for name, own, theirs in pairs]
+    parts = [f"{name} has no {_shorten(names)}" for name, names in missing if names]
+    raise UserError(
+        f"{first} and {second} have other classes: {', '.join(parts) or 'their order differs'}; "
+        "data sets used together need the same classes in the same order (of COCO's category ids, "
+        "of the class folders' names)"
+    )
 
 
 def _dataset_names(cfg: CfgNode, train: bool) -> list[str]:
@@ -110,6 +131,6 @@ def _check_files_of(name: str) -> None:
             )
 
 
-def _shorten(classes: list[str], limit: int = 6) -> str:
-    more = ", ..." if len(classes) > limit else ""
-    return f"[{', '.join(classes[:limit])}{more}] ({len(classes)})"
+def _shorten(names: list[str], limit: int = 6) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(repr, names[:limit])) + more

@@ -15,7 +15,9 @@ from tabulate import tabulate
 from ..errors import UserError
 from .catalog import load_dataset
 from .faults import Fault, is_clipped, summarize, xywh_box
+from .image_batches import load_image_sets
 from .image_files import header_fault, read_fault
+from .image_set import ImageSet, is_image_set
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,8 @@ def check_datasets(cfg: CfgNode) -> DataCheck | None:
         cfg: gives ``DATASETS.TRAIN``, ``TEST``, ``CHECK``, ``STRICT`` and ``OUTPUT_DIR``.
 
     Returns:
-        What was found; None on other processes or if ``DATASETS.CHECK`` is False.
+        What was found; None on other processes, for classification sets, or if ``DATASETS.CHECK``
+        is False.
 
     Raises:
         UserError: a data set cannot be loaded, or has unusable annotations and
@@ -73,7 +76,13 @@ def check_datasets(cfg: CfgNode) -> DataCheck | None:
     if not cfg.DATASETS.CHECK or not comm.is_main_process():
         return None
     summaries, records = [], []
-    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+    names = list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
+    if all(map(is_image_set, names)):
+        # They are in memory already: files that cannot be decoded were named when they were read.
+        image_sets = {name: load_image_sets(cfg, [name]) for name in names}
+        logger.info("Data check:\n%s", format_image_sets(image_sets))
+        return None
+    for name in names:
         dicts, faults = load_dataset(name)
         summaries.append(summarize_dataset(name, dicts, faults))
         is_small = len(dicts) <= FULL_DECODE_LIMIT
@@ -131,6 +140,23 @@ def format_table(summaries: Sequence[DatasetSummary]) -> str:
     headers = ["", *(s.name for s in summaries)]
     alignment = ("left", *("right" for _ in summaries))
     return tabulate(rows, headers=headers, tablefmt="pipe", colalign=alignment)
+
+
+def format_image_sets(image_sets: dict[str, ImageSet]) -> str:
+    """One table: classification sets as columns; size, images, and images of each class as rows."""
+    counts = [
+        one.labels.bincount(minlength=len(one.classes)).tolist() for one in image_sets.values()
+    ]
+    shapes = [" x ".join(map(str, one.images.shape[1:])) for one in image_sets.values()]
+    classes = next(iter(image_sets.values())).classes
+    rows = [["images", *map(sum, counts)], ["channels, height, width", *shapes]]
+    rows.append(["classes", *(len(one.classes) for one in image_sets.values())])
+    rows += [
+        [f"images of {name}", *(count[number] for count in counts)]
+        for number, name in enumerate(classes)
+    ]
+    alignment = ("left", *("right" for _ in image_sets))
+    return tabulate(rows, headers=["", *image_sets], tablefmt="pipe", colalign=alignment)
 
 
 class ImageCheck(threading.Thread):

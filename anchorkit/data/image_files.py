@@ -21,7 +21,7 @@ def read_fault(record: dict, image_format: str = "BGR") -> str | None:
     try:
         image = utils.read_image(record["file_name"], format=image_format)
     except Exception as error:
-        return _describe(error, record["file_name"])
+        return describe_error(error, record["file_name"])
     return _size_fault(record, image.shape[1], image.shape[0])
 
 
@@ -43,8 +43,17 @@ def header_fault(record: dict) -> str | None:
             if mark not in file.read():
                 return "the file is truncated"
     except Exception as error:
-        return _describe(error, path)
+        return describe_error(error, path)
     return _size_fault(record, width, height)
+
+
+def describe_error(error: Exception, path: str) -> str:
+    """Why a file cannot be decoded, for the error that decoding it raised."""
+    if isinstance(error, FileNotFoundError):
+        return "the file does not exist"
+    if isinstance(error, UnidentifiedImageError):
+        return "the file is empty" if os.path.getsize(path) == 0 else "the file is not an image"
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _size_fault(record: dict, width: int, height: int) -> str | None:
@@ -52,11 +61,3 @@ def _size_fault(record: dict, width: int, height: int) -> str | None:
     if wanted == (width, height):
         return None
     return f"it has {width} x {height} pixels, but the annotations say {wanted[0]} x {wanted[1]}"
-
-
-def _describe(error: Exception, path: str) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "the file does not exist"
-    if isinstance(error, UnidentifiedImageError):
-        return "the file is empty" if os.path.getsize(path) == 0 else "the file is not an image"
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -18,7 +18,14 @@ from ..config import check_choice
 from ..errors import UserError
 from .catalog import load_dataset
 from .faults import summarize
+from .image_batches import (
+    TestImageBatches,
+    TrainImageBatches,
+    build_image_batches,
+    build_test_image_batches,
+)
 from .image_files import read_fault
+from .image_set import is_image_set
 from .mapper import build_mapper
 
 logger = logging.getLogger(__name__)
@@ -26,8 +33,8 @@ logger = logging.getLogger(__name__)
 MAX_REPLACEMENTS = 100
 
 
-def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
-    """Endless loader of training batches in detectron2's format.
+def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | TrainImageBatches:
+    """Endless loader of training batches: detectron2's lists of dicts, or a classifier's tensors.
 
     The batches are a function of ``SEED``, rank, number of processes and iteration, whatever
     ``DATALOADER.NUM_WORKERS`` is: a resumed run sees what an uninterrupted one would have seen.
@@ -42,6 +49,8 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         UserError: a data set that cannot be loaded or has no image left, invalid boxes under
             ``DATASETS.STRICT``, an unknown sampler, or a batch that the processes cannot share.
     """
+    if cfg.DATASETS.TRAIN and is_image_set(cfg.DATASETS.TRAIN[0]):
+        return build_image_batches(cfg, start_iter)
     world_size = comm.get_world_size()
     batch_size, rest = divmod(cfg.SOLVER.IMS_PER_BATCH, world_size)
     if rest or batch_size < 1:
@@ -73,7 +82,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader:
     )
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader | TestImageBatches:
     """Loader of all images of a data set in order, each process with its share.
 
     A broken image is named in the log and left out: an evaluator counts it as an image without
@@ -82,6 +91,8 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     Raises:
         UserError: the data set cannot be loaded.
     """
+    if is_image_set(dataset_name):
+        return build_test_image_batches(cfg, dataset_name)
     dicts, _ = load_dataset(dataset_name)
     return _NonEmptyBatches(
         TestImages(dicts, build_mapper(cfg, is_train=False)),

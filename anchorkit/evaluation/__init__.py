@@ -16,22 +16,39 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 from torch import nn
 
-from ..data import build_test_loader
+from ..data import build_test_loader, is_image_set
 from ..errors import UserError
+from .classification import ClassificationEvaluator
 from .pictures import PictureWriter
 from .score_quality import ScoreQuality
 from .tables import write_tables
 
-__all__ = ["PictureWriter", "ScoreQuality", "build_evaluator", "evaluate", "write_tables"]
+__all__ = [
+    "ClassificationEvaluator",
+    "PictureWriter",
+    "ScoreQuality",
+    "build_evaluator",
+    "evaluate",
+    "write_tables",
+]
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """The box evaluator that belongs to a data set, by its metadata's ``evaluator_type``.
+def build_evaluator(
+    cfg: CfgNode,
+    dataset_name: str,
+    output_folder: str,
+    *,
+    model: nn.Module | None = None,
+    draws: bool = False,
+) -> DatasetEvaluator:
+    """The evaluator that belongs to a data set, by its metadata's ``evaluator_type``.
 
     Args:
         cfg: not looked at by the evaluators there are today; part of detectron2's interface.
         dataset_name: a registered data set.
         output_folder: where the evaluator leaves its predictions.
+        model: the classifier, for a classification set; its method says how outputs are read.
+        draws: whether a classifier's confusion is drawn, too.
 
     Raises:
         UserError: the data set says no evaluator that is known, or its package is not installed.
@@ -39,6 +56,16 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind == "coco":
         return _coco_evaluator(dataset_name, output_folder)
+    if kind == "classification":
+        if not hasattr(model, "method"):
+            raise UserError(
+                f"{dataset_name} is evaluated by the method of an ImageClassifier; got "
+                f"{type(model).__name__}"
+            )
+        classes = MetadataCatalog.get(dataset_name).thing_classes
+        return ClassificationEvaluator(
+            dataset_name, model.method, output_folder, class_names=classes, draws=draws
+        )
     if kind == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
     if kind == "lvis":
@@ -49,8 +76,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
                 f"data set {dataset_name!r} is evaluated by the package lvis: pip install lvis"
             ) from error
     raise UserError(
-        f"data set {dataset_name!r} has evaluator_type {kind!r}; known are 'coco', 'pascal_voc' "
-        f"and 'lvis': set MetadataCatalog.get({dataset_name!r}).evaluator_type"
+        f"data set {dataset_name!r} has evaluator_type {kind!r}; known are 'coco', 'pascal_voc', "
+        f"'lvis' and 'classification': set MetadataCatalog.get({dataset_name!r}).evaluator_type"
     )
 
 
@@ -59,7 +86,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, num_pictures: int = 0) -> dict[s
 
     Args:
         cfg: the run's config.
-        model: in evaluation it returns ``[{"instances": Instances}]``.
+        model: a detector, or a classifier for classification sets.
         num_pictures: pictures of detections to draw per data set, under ``OUTPUT_DIR/pictures``.
 
     Returns:
@@ -69,11 +96,12 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, num_pictures: int = 0) -> dict[s
     results = {}
     for name in cfg.DATASETS.TEST:
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", name)
-        evaluators = [build_evaluator(cfg, name, folder)]
-        if num_pictures > 0:
+        evaluators = [build_evaluator(cfg, name, folder, model=model, draws=num_pictures > 0)]
+        has_boxes = not is_image_set(name)
+        if num_pictures > 0 and has_boxes:
             pictures = os.path.join(cfg.OUTPUT_DIR, "pictures", name)
             evaluators.append(PictureWriter(name, pictures, num_pictures))
-        if cfg.TEST.SCORE_QUALITY:
+        if cfg.TEST.SCORE_QUALITY and has_boxes:
             evaluators.append(ScoreQuality(name, model, folder))
         loader = build_test_loader(cfg, name)
         results[name] = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))

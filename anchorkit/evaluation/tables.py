@@ -10,7 +10,8 @@ def write_tables(results: dict[str, dict], output_dir: str) -> str:
 
     Args:
         results: ``{data set: {task: {metric: value}}}``; a metric that could not be computed is
-            not a number: ``—`` in the table, ``null`` in the JSON file.
+            not a number: ``—`` in the table, ``null`` in the JSON file. Metrics of single classes
+            are called ``<metric>-<class>``, such as ``AP-dog``; no other has a "-" in its name.
 
     Returns:
         The path of ``results.md``.
@@ -37,15 +38,29 @@ def _sections(results: dict[str, dict]):
         if not tasks:
             yield "No metrics: the data set has no annotations.\n"
         for task, metrics in tasks.items():
-            main = {key: value for key, value in metrics.items() if not key.startswith("AP-")}
-            classes = {key[3:]: value for key, value in metrics.items() if key.startswith("AP-")}
+            main = {key: value for key, value in metrics.items() if "-" not in key}
             yield f"| {task} | " + " | ".join(main) + " |"
             yield "|---" * (len(main) + 1) + "|"
             yield f"| {name} | " + " | ".join(map(_figure, main.values())) + " |\n"
-            if classes:
-                yield "| class | AP |\n|---|---|"
-                yield from (f"| {key} | {_figure(value)} |" for key, value in classes.items())
-                yield ""
+            yield from _class_table(metrics)
+
+
+def _class_table(metrics: dict[str, float | None]):
+    """A row for each class, a column for each metric that single classes have."""
+    classes: dict[str, dict[str, float | None]] = {}
+    columns: dict[str, None] = {}
+    for key, value in metrics.items():
+        metric, dash, name = key.partition("-")
+        if dash:
+            classes.setdefault(name, {})[metric] = value
+            columns[metric] = None
+    if not classes:
+        return
+    yield "| class | " + " | ".join(columns) + " |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for name, of_class in classes.items():
+        yield f"| {name} | " + " | ".join(_figure(of_class.get(c)) for c in columns) + " |"
+    yield ""
 
 
 def _finite(value) -> float | None:

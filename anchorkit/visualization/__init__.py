@@ -1,8 +1,11 @@
-"""Pictures of detections and of label assignment."""
+"""Pictures of detections, of label assignment and of a classifier's results."""
 
 from .assignment import draw_assignment, save_figure
 from .comparison import draw_label_comparison
+from .confusion import draw_confusion
+from .curves import draw_curves
 from .detections import draw_detections
+from .image_grid import draw_image_grid
 from .level_labels import ImageLabels, LevelLabels, label_levels, level_labels
 from .score_quality import draw_score_quality
 from .statistics import AssignmentStatistics
@@ -12,7 +15,10 @@ __all__ = [
     "ImageLabels",
     "LevelLabels",
     "draw_assignment",
+    "draw_confusion",
+    "draw_curves",
     "draw_detections",
+    "draw_image_grid",
     "draw_label_comparison",
     "draw_score_quality",
     "label_levels",

@@ -34,3 +34,20 @@ def test_a_quick_benchmark_writes_every_table_and_a_page(tmp_path):
     # The lower bounds show that memory was measured at all.
     assert 1 < memory.pop("semi-anchored RetinaNet, 25 anchors") < 600
     assert all(5 < megabytes < 200 for megabytes in memory.values()) and len(memory) == 2
+
+
+def test_the_classifiers_benchmark_measures_training_and_evaluation(tmp_path):
+    output, page = tmp_path / "benchmark.json", tmp_path / "page.md"
+    subprocess.run(
+        [sys.executable, ROOT / "tools" / "benchmark_classifier.py", "--rounds", "1"]
+        + ["--images", "320", "--output", output, "--markdown", page],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        timeout=900,
+    )
+    tables = json.loads(output.read_text())["tables"]
+    training, evaluation = tables.values()
+    assert {row["name"]: row["ratio"] for row in training}["bare PyTorch loop"] == 1.0
+    assert len(training) == 4 and len(evaluation) == 2
+    assert "benchmark_classifier.py" in page.read_text()

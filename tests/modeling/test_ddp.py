@@ -8,22 +8,28 @@ from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from tests import contracts
-from tests.modeling import test_fcos, test_semi_anchored_retinanet, test_ssd
+from tests.modeling import test_classifier, test_fcos, test_semi_anchored_retinanet, test_ssd
 
 C = 3
 
 FULL = [[6.0, 8, 30, 40], [34.0, 30, 62, 58], [38.0, 4, 58, 20]]
 # Each has normalisers of its own; FCOSv2 shares those of FCOS.
 POINT_DETECTORS = ("fcos", "foveabox", "dsla_fcos", "dsla_foveabox")
-NAMES = ("semi_anchored_retinanet", "ssd", *POINT_DETECTORS)
+NAMES = ("semi_anchored_retinanet", "ssd", *POINT_DETECTORS, "oat")
 
 
 def build(name):
-    """A detector with group normalisation or none, which sees an image alone.
+    """A model with group normalisation or none, which sees an image alone.
 
     Mean counts of two processes are raised to 1, a joint count of 1 is not. To stay well above,
     boxes overlap their truth from the beginning, and FoveaBox takes more of a box.
     """
+    if name == "oat":
+        model = test_classifier.classifier(
+            size=64, MODEL__CLASSIFIER__METHOD="oat", MODEL__OAT__GLOBAL_CENTER=True
+        )
+        model.method.activate()
+        return model
     if name == "ssd":
         return test_ssd.small_model()
     if name == "semi_anchored_retinanet":
@@ -51,13 +57,17 @@ def batches():
             contracts.make_input([], num_classes=C, seed=2),
             contracts.make_input(FULL, num_classes=C, seed=3),
         ],
-    ]
+    ]  # the classifier takes the images, each with a label of its own
+
+
+def labelled(inputs):
+    return [one | {"gt_classes": [int(one["image"].sum()) % C]} for one in inputs]
 
 
 def learn(model, inputs):
     """Losses and gradients of one step."""
     model.zero_grad()
-    losses = contracts.training_losses(model, inputs)
+    losses = contracts.training_losses(model, labelled(inputs))
     sum(losses.values()).backward()
     gradients = {
         name.removeprefix("module."): parameter.grad.clone()
@@ -86,7 +96,7 @@ def one_of_two_processes(rank, folder):
 
 @pytest.fixture(scope="module")
 def both_processes(tmp_path_factory):
-    """Results of the two processes, for all detectors: the processes take seconds to start."""
+    """Results of the two processes, for all models: the processes take seconds to start."""
     folder = tmp_path_factory.mktemp("processes")
     multiprocessing.spawn(one_of_two_processes, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pth") for rank in range(2)]

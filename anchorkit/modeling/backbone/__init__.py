@@ -1,6 +1,20 @@
-"""Bodies of the detectors, in detectron2's backbone registry."""
+"""Bodies of the detectors and of the classifier, in detectron2's backbone registry."""
 
+from .library import LibraryBody, build_timm_body, build_torchvision_body
+from .lightweight_cnn import LightweightCNN, build_lightweight_cnn
 from .resnet_fpn import build_resnet_fpn_p6p7_backbone
 from .vgg import SSDVGG, build_ssd_vgg_backbone
+from .wide_resnet import WideResNet, build_wide_resnet
 
-__all__ = ["SSDVGG", "build_resnet_fpn_p6p7_backbone", "build_ssd_vgg_backbone"]
+__all__ = [
+    "LibraryBody",
+    "LightweightCNN",
+    "SSDVGG",
+    "WideResNet",
+    "build_lightweight_cnn",
+    "build_resnet_fpn_p6p7_backbone",
+    "build_ssd_vgg_backbone",
+    "build_timm_body",
+    "build_torchvision_body",
+    "build_wide_resnet",
+]

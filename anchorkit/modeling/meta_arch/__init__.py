@@ -1,5 +1,6 @@
-"""Detectors, in detectron2's registry of meta-architectures."""
+"""Detectors and the classifier, in detectron2's registry of meta-architectures."""
 
+from .classifier import ImageClassifier
 from .fcos import FCOS
 from .foveabox import FoveaBox
 from .point_detector import PointDetector
@@ -13,6 +14,7 @@ __all__ = [
     "BaselineRetinaNet",
     "FCOS",
     "FoveaBox",
+    "ImageClassifier",
     "PointDetector",
     "SSD",
     "SemiAnchoredDetector",

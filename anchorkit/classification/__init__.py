@@ -1,0 +1,7 @@
+"""Methods that an image classifier can be trained with: tensors in, losses and scores out."""
+
+from .base import ClassificationMethod
+from .oat import OAT
+from .standard import CrossEntropy
+
+__all__ = ["OAT", "ClassificationMethod", "CrossEntropy"]

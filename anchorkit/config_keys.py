@@ -1,0 +1,326 @@
+"""Every config key that anchorkit adds to detectron2's, with its meaning, range and source."""
+
+from detectron2.config import CfgNode
+
+
+def add_anchorkit_config(cfg: CfgNode) -> None:
+    """Add anchorkit's keys, with their defaults, to a detectron2 config.
+
+    Args:
+        cfg: a config from :func:`detectron2.config.get_cfg`; changed in place.
+    """
+    _add_data_keys(cfg)
+    _add_solver_keys(cfg)
+    _add_backbone_keys(cfg)
+    _add_semi_anchored_keys(cfg)
+    _add_ssd_keys(cfg)
+    _add_fcos_keys(cfg)
+    _add_foveabox_keys(cfg)
+    _add_dsla_keys(cfg)
+    _add_classifier_keys(cfg)
+    _add_oat_keys(cfg)
+
+
+def _add_data_keys(cfg: CfgNode) -> None:
+    # Data sets of the user's own in COCO format: a list of [name, json, image_folder]. The names
+    # can then stand in DATASETS.TRAIN and TEST. Relative paths start at the working directory.
+    cfg.DATASETS.COCO_FORMAT = []
+    # Classification sets of the user's own: a list of [name, folder]; the folder has a sub-folder
+    # of images for each class. The names can then stand in DATASETS.TRAIN and TEST.
+    cfg.DATASETS.IMAGE_FOLDERS = []
+    # Look at all annotations and image files before training and log one table of what is there.
+    cfg.DATASETS.CHECK = True
+    # False: invalid boxes are dropped with a count. True: the first one stops the run.
+    cfg.DATASETS.STRICT = False
+    # Augmentation of training images: "detectron2" (INPUT's other keys) or "ssd" (photometric
+    # distortion, expansion, crop by IoU; needs FIXED_SIZE; of the other keys RANDOM_FLIP counts).
+    cfg.INPUT.AUGMENTATION = "detectron2"
+    # Images become squares of this side, in training and in testing, and their ratio is not kept.
+    # 0: they are resized by INPUT.MIN_SIZE_*; small images of a classifier stay as they are.
+    cfg.INPUT.FIXED_SIZE = 0
+    # Classifier: "squash" (the ratio is lost) or "crop" (the middle square) for files' images.
+    cfg.INPUT.RESIZE = "squash"
+    # Classifier, in training: images are moved by up to so many pixels, what comes in is black.
+    cfg.INPUT.SHIFT = 0
+    # Classifier, in training: images and labels are mixed by a share from Beta(MIXUP, MIXUP).
+    cfg.INPUT.MIXUP = 0.0
+    # Classifier: a last batch that is not full is left out of an epoch.
+    cfg.DATALOADER.DROP_LAST = False
+    # Images in a batch at evaluation, per process. detectron2 uses 1.
+    cfg.TEST.IMS_PER_BATCH = 1
+    # Evaluate after every so many epochs of a classifier, in place of EVAL_PERIOD. 0: do not.
+    cfg.TEST.EVAL_EPOCHS = 0
+    # Pictures of detections beside ground truth that an evaluation draws, per data set. 0: none.
+    cfg.TEST.NUM_PICTURES = 8
+    # Report how well scores tell the localisation of boxes, with a plot; takes two passes.
+    cfg.TEST.SCORE_QUALITY = False
+
+
+def _add_solver_keys(cfg: CfgNode) -> None:
+    # Number of classes of every anchorkit model. 0: taken from the first data set's metadata.
+    cfg.MODEL.NUM_CLASSES = 0
+    # Classifier: epochs to train, in place of MAX_ITER. 0: MAX_ITER counts.
+    cfg.SOLVER.MAX_EPOCHS = 0
+    # "SGD" (with MOMENTUM and NESTEROV) or "AdamW".
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Keep images and weights in channels-last order: faster on CPUs and on GPUs with AMP.
+    cfg.MODEL.CHANNELS_LAST = False
+    # Batches of IMS_PER_BATCH images whose gradients are averaged before one optimizer step.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # Write the training metrics (and synchronise the GPU) every so many iterations.
+    cfg.SOLVER.METRIC_PERIOD = 20
+    # Metric that decides which checkpoint is kept as model_best.pth. "": none is kept.
+    cfg.SOLVER.BEST_METRIC = "bbox/AP"
+    # Exponential moving average of the weights. It is evaluated in place of the raw weights, and
+    # saved beside them in each checkpoint. The decay of update k is min(DECAY, (1 + k) / (10 + k)).
+    cfg.SOLVER.EMA = CfgNode({"ENABLED": False, "DECAY": 0.9998})
+
+
+def _add_backbone_keys(cfg: CfgNode) -> None:
+    # Where P6 comes from: "p5" (FCOS, semi-anchored) or "res5" (RetinaNet, FoveaBox).
+    cfg.MODEL.FPN.TOP_BLOCK_IN_FEATURE = "p5"
+
+
+def _add_semi_anchored_keys(cfg: CfgNode) -> None:
+    # Semi-Anchored Detector; A1 to A23 are the decisions in projects/semi_anchored/METHOD.md.
+    node = CfgNode()
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Convolutions of each of the two towers, and their normalisation.
+    node.NUM_CONVS = 4
+    node.NORM = "GN"
+    # Initial foreground probability of the location classifier and of the anchor classifier (A14).
+    node.PRIOR_PROB = 0.01
+    node.ANCHOR_PRIOR_PROB = 0.01
+
+    # --- labels ---
+    # Who labels a location: "anchors" (the paper), "fcos" or "fcos_shrink" (Table 3).
+    node.LABELING = "anchors"
+    # "fcos_shrink": boxes are shrunk by this factor around their centre before labelling (A19).
+    node.SHRINK = 0.5
+    # "fcos", "fcos_shrink": upper ends of the levels' ranges of the largest side distance, pixels.
+    node.FCOS_RANGES = [64.0, 128.0, 256.0, 512.0]
+    # IoU of an anchor with a box from which on it is positive, and below which it is background.
+    # Between the two it is ignored; equal values mean no band (A7).
+    node.IOU_THRESHOLDS = [0.5, 0.5]
+    # The best anchor of each box is positive whatever its IoU is, if that is above 0 (A9).
+    node.LOW_QUALITY_MATCHES = True
+    # Location with ignored and no positive anchors: ignored (True) or background (A8).
+    node.IGNORE_LOCATIONS = True
+    # Weight of background in the vote of eq. 1, in [0, 1). 0 means eq. 4: a location is background
+    # only if all its anchors are. By Proposition 1 every value below 1 / K is the same.
+    node.GAMMA = 0.0
+
+    # --- location classification: focal loss ---
+    node.LOCATION_FOCAL_ALPHA = 0.25
+    node.LOCATION_FOCAL_BETA = 1.0
+
+    # --- box regression ---
+    # Anchors that are regressed at a positive location: "positive", "all" or "best" (A1).
+    node.REGRESSED_ANCHORS = "positive"
+    # Target of a regressed anchor: the box it overlaps most ("anchor") or the location's (A2).
+    node.REGRESSION_TARGET = "anchor"
+    # "iou_log" (-log IoU), "iou_linear" (1 - IoU), "giou" (A11).
+    node.BOX_LOSS = "iou_log"
+    node.BOX_LOSS_WEIGHT = 2.0
+    # Weights of the (dx, dy, dw, dh) box code (A12).
+    node.BBOX_REG_WEIGHTS = [10.0, 10.0, 5.0, 5.0]
+
+    # --- anchor classification ---
+    # "smoothed_focal" (eqs 2 and 3), "focal" (hard labels, Table 5), "quality_focal".
+    node.ANCHOR_LOSS = "smoothed_focal"
+    node.ANCHOR_LOSS_WEIGHT = 1.0
+    node.ANCHOR_FOCAL_ALPHA = 0.25
+    node.ANCHOR_FOCAL_BETA = 2.0
+    # Exponent sigma of eq. 2.
+    node.SIGMA = 0.9
+    # A refined anchor is matched with all boxes of the location's class ("class") or with the
+    # location's box alone ("location") (A3), and is positive from this IoU on (A4).
+    node.REFINED_MATCH = "class"
+    node.REFINED_IOU_THRESHOLD = 0.5
+    # Make the best refined anchor positive where none reaches the threshold (A5).
+    node.FORCE_BEST_REFINED = False
+
+    # --- inference ---
+    # "top" (TOPK best anchors of a location), "positive" (all anchors above ANCHOR_THRESH_TEST) or
+    # "random" (one random anchor scored by its location alone: Table 2, without the classifier).
+    node.ANCHOR_SELECTION = "top"
+    node.ANCHOR_TOPK = 1
+    node.ANCHOR_THRESH_TEST = 0.1
+    # The score threshold is compared with the location's score, or with the product (A16).
+    node.THRESHOLD_ON = "location"
+    node.SCORE_THRESH_TEST = 0.05
+    node.TOPK_CANDIDATES_TEST = 1000
+    node.NMS_THRESH_TEST = 0.5
+    cfg.MODEL.SEMI_ANCHORED = node
+
+
+def _add_fcos_keys(cfg: CfgNode) -> None:
+    # FCOS, and FCOSv2 with the values in brackets.
+    node = CfgNode()
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Convolutions of each of the two towers, and their normalisation.
+    node.NUM_CONVS = 4
+    node.NORM = "GN"
+    # Initial foreground probability of the classifier.
+    node.PRIOR_PROB = 0.01
+    # Distance of the first location from the image's corner, in strides. The code that made DSLA's
+    # published figures has 0.0.
+    node.POINT_OFFSET = 0.5
+    # Upper ends of the levels' ranges of the largest side distance, pixels; the last level has
+    # none. They follow the size of the input: these are for 800 pixels.
+    node.SIZE_RANGE_ENDS = [64.0, 128.0, 256.0, 512.0]
+    # Positive locations lie nearer to the centre than so many strides; 0: no limit. (1.5)
+    node.CENTER_SAMPLING_RADIUS = 0.0
+    # Distances are "exp" or "relu" of the scaled outputs, in units of a "pixel" or of the level's
+    # "stride". ("relu", "stride")
+    node.BOX_ACTIVATION = "exp"
+    node.BOX_UNIT = "pixel"
+    # "iou_log" (-log IoU), "iou_linear" (1 - IoU), "giou". ("giou")
+    node.BOX_LOSS = "iou_log"
+    node.BOX_LOSS_WEIGHT = 1.0
+    # The tower that predicts centerness: "class" or "box". ("box")
+    node.CENTERNESS_TOWER = "class"
+    node.FOCAL_ALPHA = 0.25
+    node.FOCAL_GAMMA = 2.0
+    # --- inference: the class score must exceed the threshold before it meets centerness ---
+    node.SCORE_THRESH_TEST = 0.05
+    node.TOPK_CANDIDATES_TEST = 1000
+    node.NMS_THRESH_TEST = 0.6
+    cfg.MODEL.FCOS = node
+
+
+def _add_foveabox_keys(cfg: CfgNode) -> None:
+    node = CfgNode()
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Convolutions of each of the two towers, and their normalisation: "" or "GN".
+    node.NUM_CONVS = 4
+    node.NORM = ""
+    # Initial foreground probability of the classifier.
+    node.PRIOR_PROB = 0.01
+    # Distance of the first location from the image's corner, in strides.
+    node.POINT_OFFSET = 0.5
+    # Square roots of the box areas that each level takes, pixels, for an input of 800 pixels.
+    node.SIZE_RANGES = [[1.0, 64.0], [32.0, 128.0], [64.0, 256.0], [128.0, 512.0], [256.0, 2048.0]]
+    # Side of the fovea, where locations are positive, relative to the box's.
+    node.SIGMA = 0.4
+    # Unit of the side distances on each level, pixels, for an input of 800 pixels.
+    node.BASE_EDGES = [16.0, 32.0, 64.0, 128.0, 256.0]
+    # Smooth L1 on the logarithms of the distances.
+    node.SMOOTH_L1_BETA = 0.11
+    node.BOX_LOSS_WEIGHT = 1.0
+    node.FOCAL_ALPHA = 0.4
+    node.FOCAL_GAMMA = 1.5
+    node.SCORE_THRESH_TEST = 0.05
+    node.TOPK_CANDIDATES_TEST = 1000
+    node.NMS_THRESH_TEST = 0.5
+    cfg.MODEL.FOVEABOX = node
+
+
+def _add_dsla_keys(cfg: CfgNode) -> None:
+    # Dynamic Smooth Label Assignment on FCOS, FCOSv2 or FoveaBox. All three improvements off is
+    # the paper's "Impr 0"; see projects/dsla/METHOD.md.
+    node = CfgNode()
+    node.ENABLED = False
+    # Labels of 1 within half a stride of a box's centre (eqs 5 and 6).
+    node.CORE_ZONE = True
+    # The levels' size ranges end in linear ramps, KAPPA of each end wide (eqs 3 and 4).
+    node.INTERVAL_RELAXATION = True
+    node.KAPPA = 0.2
+    # Labels are multiplied by the IoU of the predicted box with its ground truth (eq. 8).
+    node.IOU_COUPLING = True
+    # That IoU alone is the label ("IoU only" in the paper's text).
+    node.IOU_ONLY = False
+    # Quality focal loss: its exponent and its weight.
+    node.QUALITY_FOCAL_BETA = 2.0
+    node.CLASS_LOSS_WEIGHT = 1.0
+    # What the class loss is divided by: "label_sum" (the published figures) or "num_positives"
+    # (eq. 9 as printed).
+    node.CLASS_NORMALIZER = "label_sum"
+    # Weight of a location's box loss: its "label" before coupling (the published figures), the
+    # "coupled" label, "ones" (eq. 9 as printed) or its "class_score".
+    node.BOX_WEIGHT = "label"
+    # FoveaBox: the size that is compared with the levels' ranges is the "sqrt_area" with
+    # FOVEABOX.SIZE_RANGES, or the "max_distance" with FCOS.SIZE_RANGE_ENDS.
+    node.FOVEABOX_SIZE = "sqrt_area"
+    cfg.MODEL.DSLA = node
+
+
+def _add_ssd_keys(cfg: CfgNode) -> None:
+    # SSD (Liu et al., 2016); the defaults are SSD300's on COCO. One row of a table for each map.
+    node = CfgNode()
+    # Convolutions in each of the body's five stages (VGG-16), by which number all widths are
+    # divided, and the normalisation after every convolution ("" is the paper's: none).
+    node.CONVS_PER_STAGE = [2, 2, 3, 3, 3]
+    node.WIDTH_DIVISOR = 1
+    node.NORM = ""
+    # Layers after conv7: channels of the 1x1, channels, kernel, stride and padding of the second.
+    node.EXTRA_LAYERS = [[256, 512, 3, 2, 1], [128, 256, 3, 2, 1], [128, 256, 3, 1, 0],
+                         [128, 256, 3, 1, 0]]  # fmt: skip
+    # Anchors of a map: squares of side SIZES[l] and sqrt(SIZES[l] SIZES[l + 1]), pixels, and for
+    # each ratio r those of SIZES[l] with width : height r and 1 / r. SIZES has one entry more.
+    node.SIZES = [21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0]
+    node.ASPECT_RATIOS = [[2.0], [2.0, 3.0], [2.0, 3.0], [2.0, 3.0], [2.0], [2.0]]
+    # Distances of the anchors' centres, pixels; the first one is half a stride from the border.
+    node.STRIDES = [8.0, 16.0, 32.0, 64.0, 100.0, 300.0]
+    # Anchors are no wider and no higher than the image (torchvision); False: the paper's.
+    node.CLIP_ANCHORS = True
+    # IoU from which on an anchor is positive; each box's best anchor is, too.
+    node.IOU_THRESHOLD = 0.5
+    # Background anchors that are learned for each positive one of an image, hardest first.
+    node.NEGATIVE_RATIO = 3.0
+    # Weights of the (dx, dy, dw, dh) box code: the inverse of the variances 0.1 and 0.2.
+    node.BBOX_REG_WEIGHTS = [10.0, 10.0, 5.0, 5.0]
+    # Where smooth L1 turns from a square into a line, and the weight of the box loss.
+    node.SMOOTH_L1_BETA = 1.0
+    node.BOX_LOSS_WEIGHT = 1.0
+    # Boxes that enter the suppression: those above the threshold, so many of each class.
+    node.SCORE_THRESH_TEST = 0.02
+    node.TOPK_CANDIDATES_TEST = 400
+    node.NMS_THRESH_TEST = 0.45
+    cfg.MODEL.SSD = node
+
+
+def _add_classifier_keys(cfg: CfgNode) -> None:
+    # ImageClassifier: MODEL.BACKBONE.NAME, one linear layer, and the method that trains them.
+    node = CfgNode()
+    # "cross_entropy" or "oat".
+    node.METHOD = "cross_entropy"
+    # Output of the body that is pooled and classified: "features"; "res5" of detectron2's ResNets.
+    node.FEATURE = "features"
+    # build_torchvision_body and build_timm_body: the library's name of the model.
+    node.BODY = "resnet18"
+    # Share of the features that are dropped in training.
+    node.DROPOUT = 0.0
+    # Share of each label that is spread evenly over all classes.
+    node.LABEL_SMOOTHING = 0.0
+    cfg.MODEL.CLASSIFIER = node
+    # build_wide_resnet: number of convolutions, factor of the channels, dropout in each block.
+    cfg.MODEL.WIDE_RESNET = CfgNode({"DEPTH": 28, "WIDTH": 10, "DROPOUT": 0.0})
+
+
+def _add_oat_keys(cfg: CfgNode) -> None:
+    # Online Anchor-based Training; see projects/oat/METHOD.md.
+    node = CfgNode()
+    # Epochs of cross entropy before the switch, of SOLVER.MAX_EPOCHS.
+    node.PRETRAIN_EPOCHS = 10
+    # Forget the optimizer's momentum at the switch.
+    node.RESET_OPTIMIZER = True
+    # The centre is the mean of the outputs' "softmax_mean" (the authors' code), of the outputs as
+    # eq. 1 is printed ("mean": not stable), or nothing ("uniform": the anchor is 1 / K).
+    node.ANCHOR = "softmax_mean"
+    # No entry of the anchor is below this. "mean" needs it: 0.1 / K.
+    node.EPSILON = 0.0
+    # Stop the gradient at the anchor. The authors' code lets it through.
+    node.DETACH = False
+    # Squared errors: "mean" over images and classes (the authors' code), or "sum_classes" (eq. 3).
+    node.REDUCTION = "mean"
+    # One centre over the batches of all processes.
+    node.GLOBAL_CENTER = False
+    # The running centre moves this share towards each batch's.
+    node.MOMENTUM = 0.01
+    # The "batch" protocol: images that share an anchor, seed of the first permutation, and number
+    # of permutations that its accuracy is averaged over.
+    node.TEST_BATCH = 32
+    node.TEST_SEED = 0
+    node.NUM_PERMUTATIONS = 5
+    cfg.MODEL.OAT = node

@@ -1,0 +1,230 @@
+"""Batches of a classifier: images stay in one tensor on the device, no worker ever sees them."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import Tensor
+
+from ..config import check_choice
+from ..errors import UserError
+from .image_set import RESIZES, ImageBatch, ImageSet, load_image_set
+
+
+def build_image_batches(cfg: CfgNode, start_iter: int = 0) -> "TrainImageBatches":
+    """Endless training batches of ``DATASETS.TRAIN``, a function of seed, rank and iteration."""
+    world_size = comm.get_world_size()
+    return TrainImageBatches(
+        load_image_sets(cfg, cfg.DATASETS.TRAIN),
+        cfg.SOLVER.IMS_PER_BATCH // world_size,
+        device=cfg.MODEL.DEVICE,
+        seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+        rank=comm.get_rank(),
+        world_size=world_size,
+        drop_last=cfg.DATALOADER.DROP_LAST,
+        num_skipped=start_iter * cfg.SOLVER.ACCUMULATION_STEPS,
+        shift=cfg.INPUT.SHIFT,
+        flip=check_choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, ("horizontal", "none"))
+        == "horizontal",
+        mixup=cfg.INPUT.MIXUP,
+    )
+
+
+def build_test_image_batches(cfg: CfgNode, dataset_name: str) -> "TestImageBatches":
+    """All images of a set in order, each process with its share."""
+    return TestImageBatches(
+        load_image_sets(cfg, [dataset_name]),
+        max(1, cfg.TEST.IMS_PER_BATCH),
+        device=cfg.MODEL.DEVICE,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )
+
+
+def iterations_per_epoch(cfg: CfgNode) -> int:
+    """Optimizer steps in which a classifier sees all training images once, rounded up.
+
+    Raises:
+        UserError: the data cannot be loaded, or are fewer than a batch that must be full.
+    """
+    images = load_image_sets(cfg, cfg.DATASETS.TRAIN)
+    world_size = comm.get_world_size()
+    batch_size = cfg.SOLVER.IMS_PER_BATCH // world_size
+    share = len(images.labels) // world_size
+    num_batches = _num_batches(share, batch_size, cfg.DATALOADER.DROP_LAST)
+    if num_batches == 0:
+        raise UserError(
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has {len(images.labels)} images, too few "
+            f"for a batch of SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}"
+        )
+    return math.ceil(num_batches / cfg.SOLVER.ACCUMULATION_STEPS)
+
+
+class TrainImageBatches:
+    """Endless batches of one process; each epoch is a permutation drawn from (seed, epoch).
+
+    Args:
+        images: the set; its tensors are moved to the device once.
+        batch_size: of this process.
+        device: of the batches.
+        seed: of the permutations and of the augmentation.
+        rank, world_size: this process deals itself every ``world_size``-th image.
+        drop_last: leave out the last batch of an epoch if it is not full.
+        num_skipped: batches that are passed over.
+        shift: images are moved by up to so many pixels each way; what comes in is zero.
+        flip: half of the images are mirrored.
+        mixup: a of the Beta(a, a) distribution that a batch's share of mixing comes from; 0: none.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        *,
+        device: str | torch.device,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+        num_skipped: int = 0,
+        shift: int = 0,
+        flip: bool = False,
+        mixup: float = 0.0,
+    ):
+        self.images = images.images.to(device)
+        self.labels = images.labels.to(device)
+        self.image_names = images.image_names
+        self.num_classes = len(images.classes)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.share = len(images.labels) // world_size
+        self.batches_per_epoch = _num_batches(self.share, batch_size, drop_last)
+        self.num_skipped = num_skipped
+        self.shift = shift
+        self.flip = flip
+        self.mixup = mixup
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        number = self.num_skipped
+        while True:
+            epoch, first = divmod(number, self.batches_per_epoch)
+            order = self._order(epoch)
+            for batch in range(first, self.batches_per_epoch):
+                indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+                yield self._batch(indices, number)
+                number += 1
+
+    def _order(self, epoch: int) -> Tensor:
+        """This process's images of an epoch, in order."""
+        order = torch.randperm(len(self.labels), generator=_generator(self.seed, 0, epoch))
+        return order[self.rank :: self.world_size][: self.share].to(self.images.device)
+
+    def _batch(self, indices: Tensor, number: int) -> ImageBatch:
+        images, labels = self.images[indices], self.labels[indices]
+        if self.shift or self.flip or self.mixup > 0:
+            generator = _generator(self.seed, 1, self.rank, number)
+            if self.shift:
+                images = shift_images(images, self.shift, generator)
+            if self.flip:
+                images = flip_images(images, generator)
+            if self.mixup > 0:
+                images, labels = self._mix(images, labels, generator, number)
+        return ImageBatch(images, labels, indices, self.image_names)
+
+    def _mix(self, images, labels, generator, number) -> tuple[Tensor, Tensor]:
+        share = np.random.default_rng([self.seed, 2, self.rank, number]).beta(
+            self.mixup, self.mixup
+        )
+        partner = torch.randperm(len(images), generator=generator).to(images.device)
+        labels = F.one_hot(labels, self.num_classes).float()
+        return (
+            torch.lerp(images[partner].float(), images.float(), share),
+            torch.lerp(labels[partner], labels, share),
+        )
+
+
+class TestImageBatches:
+    """All images in order; a process has a share of neighbours. Arguments as above."""
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        *,
+        device: str | torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.images = images
+        self.batch_size = batch_size
+        self.device = device
+        number = len(images.labels)
+        self.first, self.last = (number * part // world_size for part in (rank, rank + 1))
+
+    def __len__(self) -> int:
+        return -(-(self.last - self.first) // self.batch_size)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        for first in range(self.first, self.last, self.batch_size):
+            rows = slice(first, min(first + self.batch_size, self.last))
+            yield ImageBatch(
+                self.images.images[rows].to(self.device),
+                self.images.labels[rows].to(self.device),
+                torch.arange(rows.start, rows.stop, device=self.device),
+                self.images.image_names,
+            )
+
+
+def shift_images(images: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Move each image by its own whole numbers of pixels in [-limit, limit]; zeros come in.
+
+    Args:
+        images: (B, C, H, W).
+        limit: pixels.
+        generator: on the CPU.
+    """
+    number, _, height, width = images.shape
+    offsets = torch.randint(0, 2 * limit + 1, (2, number, 1), generator=generator).to(images.device)
+    padded = F.pad(images, (limit,) * 4)
+    rows = offsets[0] + torch.arange(height, device=images.device)
+    columns = offsets[1] + torch.arange(width, device=images.device)
+    batch = torch.arange(number, device=images.device)
+    moved = padded.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2)
+
+
+def flip_images(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each image (B, C, H, W) with probability 1/2."""
+    is_flipped = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+    return torch.where(is_flipped[:, None, None, None], images.flip(-1), images)
+
+
+def _num_batches(num_images: int, batch_size: int, drop_last: bool) -> int:
+    return num_images // batch_size if drop_last else -(-num_images // batch_size)
+
+
+def _generator(*entropy: int) -> torch.Generator:
+    seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(seed % 2**63)
+
+
+def load_image_sets(cfg: CfgNode, names: Sequence[str]) -> ImageSet:
+    """The images of all these sets, as ``INPUT.FIXED_SIZE`` and ``RESIZE`` want them."""
+    resize = check_choice("INPUT.RESIZE", cfg.INPUT.RESIZE, RESIZES)
+    sets = [load_image_set(name, size=cfg.INPUT.FIXED_SIZE, resize=resize) for name in names]
+    if len(sets) == 1:
+        return sets[0]
+    return ImageSet(
+        torch.cat([one.images for one in sets]),
+        torch.cat([one.labels for one in sets]),
+        sets[0].classes,
+        [name for one in sets for name in one.image_names],
+    )

@@ -1,0 +1,219 @@
+"""Classification sets with one folder of image files per class."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+from ..errors import UserError
+from .digit_scenes import datasets_root
+from .image_cache import cached_images
+from .image_set import ImageSet, Listing, register_image_set
+
+logger = logging.getLogger(__name__)
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+# Broken files named in the log; the others are counted.
+MAX_LOGGED = 20
+# Part of the name of every cache; change it when decoding gives other pixels.
+CACHE_VERSION = 1
+# Sets that a script in datasets/ writes: <name>/{train,test}/<class>/ below the root.
+PREPARED_SETS = ("ucf101", "era", "bar")
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder with a sub-folder for each class.
+
+    Attributes:
+        name: of the set.
+        folder: where the class folders are; relative to the root of all data sets if the set has
+            a script.
+        script: what writes the folder, for the message when it is missing; "" for a user's own.
+    """
+
+    name: str
+    folder: str
+    script: str = ""
+
+    @property
+    def path(self) -> str:
+        return os.path.join(datasets_root(), self.folder) if self.script else self.folder
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the sub-folders, sorted by code point; hidden ones (".name") do not count.
+
+        Raises:
+            UserError: no such folder, or one without sub-folders.
+        """
+        path = self.path
+        if not os.path.isdir(path):
+            todo = "correct the path"
+            if self.script:
+                todo = (
+                    f"write it with {self.script} (datasets/README.md tells how), or set the "
+                    "environment variable DETECTRON2_DATASETS to the folder that holds all sets"
+                )
+            raise UserError(f"{self.name}: the folder {path} does not exist; {todo}")
+        with os.scandir(path) as entries:
+            classes = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+        if not classes:
+            raise UserError(
+                f"{self.name}: {path} has no sub-folders; expected one for each class, with the "
+                "class's images in it"
+            )
+        return tuple(sorted(classes))
+
+    def listing(self) -> Listing:
+        """Paths and labels of all image files, and the classes, without opening a file.
+
+        Files count at any depth below the class folder, those of the same class sorted by path.
+        Hidden files and links to folders inside of a class do not count.
+
+        Raises:
+            UserError: see :meth:`class_names`, or a class without image files.
+        """
+        classes = self.class_names()
+        paths, labels = [], []
+        for label, class_name in enumerate(classes):
+            found = sorted(image_files(os.path.join(self.path, class_name)))
+            if not found:
+                raise UserError(
+                    f"{self.name}: empty class {class_name!r}: no image files ({', '.join(ENDINGS)}"
+                    f") in {os.path.join(self.path, class_name)}; add images or remove the folder"
+                )
+            paths += found
+            labels += [label] * len(found)
+        return paths, labels, classes
+
+    def __call__(self, size: int, resize: str) -> ImageSet:
+        """Decode the images to squares, or map those that an earlier run decoded.
+
+        Files that cannot be decoded are named in the log and left out.
+
+        Args:
+            size: side in pixels.
+            resize: "squash" or "crop", see :func:`~.image_cache.decode_image`.
+
+        Raises:
+            UserError: see :meth:`listing`, no size, or a class of which no file can be decoded.
+        """
+        if size < 1:
+            raise UserError(
+                f"{self.name}: its images have sizes of their own; give the side in pixels that "
+                f"they are resized to (INPUT.FIXED_SIZE), got {size}"
+            )
+        paths, labels, classes = self.listing()
+        images, faults = cached_images(paths, size, resize, self._cache_file(paths, size, resize))
+        _report_faults(self.name, paths, faults)
+        kept = [position for position in range(len(paths)) if position not in faults]
+        left = {labels[position] for position in kept}
+        lost = [name for label, name in enumerate(classes) if label not in left]
+        if lost:
+            raise UserError(
+                f"{self.name}: none of the images of {_shortened(lost)} can be decoded (the log "
+                "names the files); replace them or remove the class folder"
+            )
+        return ImageSet(
+            images=torch.from_numpy(images),
+            labels=torch.tensor([labels[position] for position in kept], dtype=torch.int64),
+            classes=classes,
+            image_names=tuple(paths[position] for position in kept),
+        )
+
+    def _cache_file(self, paths: Sequence[str], size: int, resize: str) -> str:
+        """Name of a cache that is of use for exactly these files, as they are now."""
+        root = os.path.realpath(self.path)
+        files = [(os.path.relpath(path, self.path), *_stamp(path)) for path in paths]
+        content = json.dumps([CACHE_VERSION, self.name, root, files, size, resize])
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        name = re.sub(r"[^\w.-]", "_", self.name)
+        return os.path.join(datasets_root(), "cache", f"{name}_{size}_{resize}_{digest}.npy")
+
+
+def register_image_folders(cfg: CfgNode) -> None:
+    """Make the data sets of ``DATASETS.IMAGE_FOLDERS`` known to detectron2, with their class names.
+
+    Registering the same set twice is allowed.
+
+    Raises:
+        UserError: an entry of the wrong shape, a missing folder or one without sub-folders, or a
+            name that stands for another data set.
+    """
+    for entry in cfg.DATASETS.IMAGE_FOLDERS:
+        source = _parse_entry(entry)
+        _register(source, source.class_names())
+
+
+def image_files(folder: str) -> list[str]:
+    """Paths of the image files at any depth below a folder, in no order; hidden ones left out."""
+    return [
+        os.path.join(place, name)
+        for place, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(ENDINGS) and not name.startswith(".")
+    ]
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Size and time of the last change of a file; (-1, 0) for a link that leads nowhere."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _report_faults(name: str, paths: Sequence[str], faults: dict[int, str]) -> None:
+    for position in sorted(faults)[:MAX_LOGGED]:
+        logger.warning("%s: left out %s: %s", name, paths[position], faults[position])
+    if len(faults) > MAX_LOGGED:
+        logger.warning(
+            "%s: left out %d more files that cannot be decoded", name, len(faults) - MAX_LOGGED
+        )
+
+
+def _parse_entry(entry: Any) -> ImageFolder:
+    is_pair = isinstance(entry, Sequence) and not isinstance(entry, str) and len(entry) == 2
+    if not is_pair or not all(isinstance(part, str) and part for part in entry):
+        raise UserError(
+            "DATASETS.IMAGE_FOLDERS: expected a list of [name, folder], such as "
+            f"\"[['mine_train', 'mine/train']]\"; got the entry {entry!r}"
+        )
+    name, folder = entry
+    folder = os.path.abspath(os.path.expanduser(folder))
+    if not os.path.isdir(folder):
+        raise UserError(
+            f"DATASETS.IMAGE_FOLDERS: the folder {entry[1]} of {name!r} does not exist; relative "
+            f"paths start at {os.getcwd()}"
+        )
+    return ImageFolder(name, folder)
+
+
+def _register(source: ImageFolder, classes: Sequence[str] | None = None) -> None:
+    register_image_set(source.name, source, classes, lister=source.listing)
+
+
+def _shortened(names: Sequence[str], limit: int = 6) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(repr, names[:limit])) + more
+
+
+for _name in PREPARED_SETS:
+    for _split in ("train", "test"):
+        if f"{_name}_{_split}" not in DatasetCatalog.keys():
+            _register(
+                ImageFolder(
+                    f"{_name}_{_split}",
+                    os.path.join(_name, _split),
+                    f"datasets/prepare_{_name}.py",
+                )
+            )

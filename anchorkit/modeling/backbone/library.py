@@ -1,0 +1,92 @@
+"""Any classifier of torchvision or timm, without its last layer, as a body."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+import torchvision
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import Backbone
+from torch import Tensor, nn
+
+from ...errors import UserError
+
+
+class LibraryBody(Backbone):
+    """A model whose last linear layer was taken away.
+
+    Args:
+        model: gives (B, D) features.
+        num_features: D.
+        last_layers: names that such layers had in the library's state dict.
+    """
+
+    def __init__(self, model: nn.Module, *, num_features: int, last_layers: Sequence[str]):
+        super().__init__()
+        self.model = model
+        self.num_features = num_features
+        self.last_layers = tuple(last_layers)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """{"features": (B, D)}."""
+        return {"features": self.model(images)}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {"features": ShapeSpec(channels=self.num_features)}
+
+    def rename_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The library's state dict under this module's names, without the last layer."""
+        prefixes = tuple(f"{name}." for name in self.last_layers)
+        return {
+            f"model.{name}": value for name, value in state.items() if not name.startswith(prefixes)
+        }
+
+
+@BACKBONE_REGISTRY.register()
+def build_torchvision_body(cfg, input_shape: ShapeSpec) -> LibraryBody:
+    """The classifier of torchvision that ``MODEL.CLASSIFIER.BODY`` names, such as "resnet18"."""
+    name = cfg.MODEL.CLASSIFIER.BODY
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise UserError(_unknown(name, known, "torchvision"))
+    _check_rgb(input_shape, "torchvision")
+    options = {"image_size": cfg.INPUT.FIXED_SIZE} if name.startswith("vit_") else {}
+    model = torchvision.models.get_model(name, weights=None, **options)
+    layers = [(path, one) for path, one in model.named_modules() if isinstance(one, nn.Linear)]
+    path, last = layers[-1]
+    model.set_submodule(path, nn.Identity())
+    return LibraryBody(model, num_features=last.in_features, last_layers=[path])
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_body(cfg, input_shape: ShapeSpec) -> LibraryBody:
+    """The model of timm that ``MODEL.CLASSIFIER.BODY`` names, such as "tresnet_m"."""
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            "MODEL.BACKBONE.NAME build_timm_body needs the package timm: pip install timm"
+        ) from error
+    name = cfg.MODEL.CLASSIFIER.BODY
+    if name not in timm.list_models():
+        raise UserError(_unknown(name, timm.list_models(), "timm"))
+    model = timm.create_model(name, pretrained=False, in_chans=input_shape.channels)
+    last_layers = model.default_cfg["classifier"]
+    if isinstance(last_layers, str):
+        last_layers = [last_layers]
+    model.reset_classifier(0)
+    return LibraryBody(model, num_features=model.num_features, last_layers=last_layers)
+
+
+def _unknown(name: str, known: list[str], library: str) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"MODEL.CLASSIFIER.BODY: {library} has no model {name!r}{hint}"
+
+
+def _check_rgb(input_shape: ShapeSpec, library: str) -> None:
+    if input_shape.channels != 3:
+        raise UserError(
+            f"{library}'s bodies take 3 channels; give MODEL.PIXEL_MEAN and PIXEL_STD 3 entries "
+            "(grey images are then repeated)"
+        )

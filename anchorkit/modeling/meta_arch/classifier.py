@@ -1,0 +1,151 @@
+"""An image classifier: body, pooling, linear layer, and the method that trains it."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling.backbone import Backbone
+from torch import Tensor, nn
+
+from ...classification import OAT, ClassificationMethod, CrossEntropy
+from ...classification.oat import ANCHORS, REDUCTIONS
+from ...config import check_choice, num_classes
+from ...errors import UserError
+
+METHODS = ("cross_entropy", "oat")
+
+
+@META_ARCH_REGISTRY.register()
+class ImageClassifier(nn.Module):
+    """Classifies whole images.
+
+    Args:
+        body: gives features (B, D) or maps (B, D, H, W) by name.
+        feature: the name.
+        num_classes: K.
+        method: makes losses in training and scores in evaluation.
+        pixel_mean, pixel_std: one entry for each channel that the body takes; grey images are
+            repeated for three.
+        image_size: images of another size are resized to this square, pixels; 0 leaves them.
+        dropout: of the features, in training.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        body: Backbone,
+        feature: str,
+        num_classes: int,
+        method: ClassificationMethod,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        image_size: int = 0,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        shapes = body.output_shape()
+        if feature not in shapes:
+            raise UserError(
+                f"MODEL.CLASSIFIER.FEATURE is {feature!r}; this body gives {', '.join(shapes)}"
+            )
+        self.body = body
+        self.feature = feature
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(shapes[feature].channels, num_classes)
+        self.method = method
+        self.image_size = image_size
+        # (x - mean) / std as one multiplication and one addition.
+        std = torch.tensor(pixel_std).view(-1, 1, 1)
+        mean = torch.tensor(pixel_mean).view(-1, 1, 1)
+        self.register_buffer("pixel_scale", 1 / std, persistent=False)
+        self.register_buffer("pixel_shift", -mean / std, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        return {
+            "body": build_backbone(cfg),
+            "feature": cfg.MODEL.CLASSIFIER.FEATURE,
+            "num_classes": num_classes(cfg),
+            "method": _build_method(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "image_size": cfg.INPUT.FIXED_SIZE,
+            "dropout": cfg.MODEL.CLASSIFIER.DROPOUT,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    def forward(self, batch):
+        """Losses in training, raw outputs in evaluation.
+
+        Args:
+            batch: an :class:`anchorkit.data.ImageBatch`, or detectron2's list of dicts with
+                "image" (C, H, W) uint8 and, in training, "gt_classes" with one class index.
+
+        Returns:
+            In training a dict of scalars. In evaluation raw outputs (B, K), for a list of dicts
+            a list of {"outputs", "scores"}, each (K,).
+        """
+        if isinstance(batch, list):
+            return self._forward_dicts(batch)
+        images = self.normalize(batch.images)
+        if self.training:
+            return self.method.losses(self, images, batch.labels)
+        return self.head(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, D), pooled over all places, of normalised images (B, C, H, W)."""
+        features = self.body(images)[self.feature]
+        if features.dim() == 4:
+            features = features.mean(dim=(2, 3))
+        return self.dropout(features)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """(B, C, S, S) float32 input of the body for uint8 images (B, 1 or C, H, W)."""
+        images = images.to(self.device).float()
+        size = self.image_size
+        if size > 0 and images.shape[-2:] != (size, size):
+            images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        return torch.addcmul(self.pixel_shift, images, self.pixel_scale)
+
+    def rename_weights(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A state dict of the body's library under this model's names; others as they are."""
+        rename = getattr(self.body, "rename_weights", None)
+        # TResNet's own names begin with "body.", too.
+        if rename is None or any(name.startswith("body.model.") for name in state):
+            return state
+        return {f"body.{name}": value for name, value in rename(state).items()}
+
+    def _forward_dicts(self, batch: list[dict]):
+        images = torch.cat([self.normalize(one["image"][None]) for one in batch])
+        if self.training:
+            labels = torch.tensor([one["gt_classes"][0] for one in batch], device=self.device)
+            return self.method.losses(self, images, labels)
+        outputs = self.head(self.features(images))
+        scores = self.method.scores(outputs)
+        return [{"outputs": o, "scores": s} for o, s in zip(outputs, scores, strict=True)]
+
+
+def _build_method(cfg) -> ClassificationMethod:
+    """The method of ``MODEL.CLASSIFIER.METHOD``."""
+    keys, oat = cfg.MODEL.CLASSIFIER, cfg.MODEL.OAT
+    if check_choice("MODEL.CLASSIFIER.METHOD", keys.METHOD, METHODS) == "cross_entropy":
+        return CrossEntropy(label_smoothing=keys.LABEL_SMOOTHING)
+    return OAT(
+        num_classes=num_classes(cfg),
+        anchor=check_choice("MODEL.OAT.ANCHOR", oat.ANCHOR, ANCHORS),
+        epsilon=oat.EPSILON,
+        detach=oat.DETACH,
+        reduction=check_choice("MODEL.OAT.REDUCTION", oat.REDUCTION, REDUCTIONS),
+        global_center=oat.GLOBAL_CENTER,
+        momentum=oat.MOMENTUM,
+        label_smoothing=keys.LABEL_SMOOTHING,
+        test_batch=oat.TEST_BATCH,
+        test_seed=oat.TEST_SEED,
+        num_permutations=oat.NUM_PERMUTATIONS,
+    )

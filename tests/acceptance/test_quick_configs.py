@@ -1,0 +1,34 @@
+"""What the quick configs and the demo promise, run to their end: minutes, not seconds."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.test_train_net import REPO, environment, train
+
+pytestmark = pytest.mark.acceptance
+
+
+def test_the_demo_ends_with_boxes_a_table_and_pictures(tmp_path):
+    """A quarter of the demo's iterations, after which prototypes had 20 AP."""
+    result = subprocess.run(
+        [sys.executable, REPO / "tools" / "demo_digit_scenes.py", "SOLVER.MAX_ITER", "300",
+         "OUTPUT_DIR", tmp_path / "demo"],
+        capture_output=True, text=True, timeout=1800, cwd=tmp_path,
+        env=environment() | {"DETECTRON2_DATASETS": str(tmp_path / "datasets")},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    (results,) = json.loads((tmp_path / "demo" / "results.json").read_text()).values()
+    assert results["bbox"]["AP"] > 15
+    assert len(list((tmp_path / "demo" / "pictures" / "digit_scenes_val").glob("*.png"))) == 8
+    assert len(list((tmp_path / "demo" / "assignment").glob("*.png"))) == 4
+
+
+@pytest.mark.parametrize("name", ["ce_digits", "oat_digits"])
+def test_classifiers_of_digits_learn(name, tmp_path):
+    result = train(REPO / "configs" / "quick" / f"{name}.yaml", tmp_path / name)
+    assert result.returncode == 0, result.stdout
+    (results,) = json.loads((tmp_path / name / "results.json").read_text()).values()
+    assert results["classification"]["acc1"] > 88

@@ -1,0 +1,165 @@
+#!/usr/bin/env python
+"""Measure epochs of the classifier beside a bare PyTorch loop and detectron2's data loader.
+
+An epoch is 50,000 images of 32 x 32 pixels in batches of 32, through the lightweight CNN, in
+alternating turns of one process. Writes a JSON file and, with ``--markdown``, a page. Example::
+
+    python tools/benchmark_classifier.py --output output/benchmark_classifier.json
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from benchmark import alternate, hardware, markdown, summary
+from detectron2.data import build_detection_train_loader
+from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import EventStorage
+
+from anchorkit.config import load_config
+from anchorkit.data import ImageSet, register_image_set
+from anchorkit.data.image_batches import TestImageBatches
+from anchorkit.trainer import Trainer
+
+CONFIGS = os.path.join(os.path.dirname(__file__), "..", "configs", "Image-Classification")
+SET_NAME = "benchmark_noise"
+BATCH = 32
+
+
+def noise(num_images: int) -> ImageSet:
+    """Random images with random labels of ten classes."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (num_images, 3, 32, 32)
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (num_images,), generator=generator)
+    return ImageSet(images, labels, tuple("0123456789"), range(num_images))
+
+
+def trainer_of(method: str, num_steps: int, device: str, folder: str) -> Trainer:
+    """A trainer of the shipped config on the noise for some steps, OAT from the first one."""
+    cfg = load_config(
+        os.path.join(CONFIGS, f"{method}_lightweight_cnn_cifar10.yaml"),
+        ["DATASETS.TRAIN", f"('{SET_NAME}',)", "DATASETS.TEST", "()", "OUTPUT_DIR", folder,
+         "SOLVER.MAX_ITER", str(num_steps), "SOLVER.MAX_EPOCHS", "0", "TEST.EVAL_EPOCHS", "0",
+         "MODEL.NUM_CLASSES", "10", "MODEL.OAT.PRETRAIN_EPOCHS", "0", "SEED", "0",
+         "MODEL.DEVICE", device],
+    )  # fmt: skip
+    return Trainer(cfg)
+
+
+def anchorkit_epoch(method: str, num_steps: int, device: str, folder: str) -> Callable[[], None]:
+    """An epoch of the training command's loop, with its hooks, log files and checkpoint."""
+
+    def epoch() -> None:
+        trainer_of(method, num_steps, device, folder).train()
+
+    return epoch
+
+
+def bare_epoch(images: ImageSet, num_steps: int, device: str, folder: str) -> Callable[[], None]:
+    """The same model and optimizer in the shortest loop there is."""
+    trainer = trainer_of("ce", num_steps, device, folder)
+    model, optimizer = trainer.checkpointer.model, trainer._trainer.optimizer
+    pixels, labels = images.images.to(device), images.labels.to(device)
+
+    def epoch() -> None:
+        model.train()
+        order = torch.randperm(len(labels), device=device)
+        for step in range(num_steps):
+            rows = order[step * BATCH : (step + 1) * BATCH]
+            outputs = model.head(model.features(model.normalize(pixels[rows])))
+            loss = F.cross_entropy(outputs, labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return epoch
+
+
+def detectron2_epoch(
+    images: ImageSet, num_steps: int, device: str, folder: str
+) -> Callable[[], None]:
+    """The same model under detectron2's trainer and its loader with its default four workers."""
+    trainer = trainer_of("ce", num_steps, device, folder)
+    model, optimizer = trainer.checkpointer.model.train(), trainer._trainer.optimizer
+    dicts = [{"image_id": i, "gt_classes": [int(c)]} for i, c in enumerate(images.labels)]
+
+    def mapper(record: dict) -> dict:
+        return {**record, "image": images.images[record["image_id"]]}
+
+    def epoch() -> None:
+        loader = build_detection_train_loader(
+            dicts, mapper=mapper, total_batch_size=BATCH, aspect_ratio_grouping=False, num_workers=4
+        )
+        with EventStorage():
+            SimpleTrainer(model, loader, optimizer).train(0, num_steps)
+
+    return epoch
+
+
+def evaluation(method: str, images: ImageSet, device: str, folder: str) -> Callable[[], None]:
+    """Outputs of all images and everything that a method makes of them."""
+    model = trainer_of(method, 1, device, folder).checkpointer.model
+    if method == "oat":
+        model.method.activate()
+
+    @torch.no_grad()
+    def run() -> None:
+        model.eval()
+        batches = TestImageBatches(images, 256, device=device)
+        outputs = torch.cat([model(batch) for batch in batches])
+        for figures in model.method.decodings(outputs).values():
+            figures.argmax(dim=-1)
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", default="output/benchmark_classifier.json", help="JSON file")
+    parser.add_argument("--markdown", help="page to write")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every measurement")
+    parser.add_argument("--images", type=int, default=50_000, help="images of an epoch")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    images = noise(args.images)
+    register_image_set(SET_NAME, lambda size, resize: images, images.classes)
+    steps = -(-args.images // BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        shared = (steps, args.device, folder)
+        bare, ours = "bare PyTorch loop", "anchorkit, cross entropy"
+        training = {
+            ours: anchorkit_epoch("ce", *shared),
+            "anchorkit, OAT": anchorkit_epoch("oat", *shared),
+            bare: bare_epoch(images, *shared),
+            "detectron2's trainer and loader": detectron2_epoch(images, *shared),
+        }
+        ce = "cross entropy"
+        evaluations = {
+            name: evaluation(method, images, args.device, folder)
+            for name, method in ((ce, "ce"), ("OAT, all protocols", "oat"))
+        }
+        title = f"{args.images} images of 32 x 32, lightweight CNN"
+        tables = {
+            f"Training epoch, {title}, batch {BATCH}": summary(
+                alternate(training, args.rounds), bare
+            ),
+            f"Evaluation, {title}": summary(alternate(evaluations, args.rounds), ce),
+        }
+    result = {"hardware": hardware(args.device), "tables": tables}
+    os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
+    with open(args.output, "w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1)
+    page = markdown(result, "tools/benchmark_classifier.py")
+    print(page)
+    if args.markdown:
+        with open(args.markdown, "w", encoding="utf-8") as file:
+            file.write(page)
+
+
+if __name__ == "__main__":
+    main()
