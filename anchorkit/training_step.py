@@ -202,4 +202,7 @@ def _seed_generators(seed: int, rank: int, iteration: int) -> None:
     value = int(np.random.SeedSequence([seed, rank, iteration]).generate_state(1)[0])
     random.seed(value)
     np.random.seed(value)
-    torch.manual_seed(value)
+    # torch.manual_seed does the same, and formats the call stack for devices that are not there.
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(value)
