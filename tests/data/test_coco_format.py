@@ -217,7 +217,7 @@ def test_sets_used_together_need_the_same_classes(make_set):
     made = make_set()
     other = make_set(change=lambda c: c["categories"][0].update(name="wolf"))
     made.cfg.DATASETS.TEST = (other.name,)
-    with pytest.raises(UserError, match=r"\[cat, dog\] \(2\).*\[cat, wolf\] \(2\)") as caught:
+    with pytest.raises(UserError, match="has no 'wolf', .* has no 'dog'") as caught:
         check_classes(made.cfg)
     assert made.name in str(caught.value) and other.name in str(caught.value)
     check_classes(made.cfg, train=False)
