@@ -1,7 +1,8 @@
 """Methods that an image classifier can be trained with: tensors in, losses and scores out."""
 
 from .base import ClassificationMethod
+from .indeed import INDeeD
 from .oat import OAT
 from .standard import CrossEntropy
 
-__all__ = ["OAT", "ClassificationMethod", "CrossEntropy"]
+__all__ = ["INDeeD", "OAT", "ClassificationMethod", "CrossEntropy"]
