@@ -64,10 +64,10 @@ def binary_losses(outputs: Tensor, labels: Tensor) -> Tensor:
 class INDeeD(ClassificationMethod):
     """Sigmoid cross entropy on images, and on what pairs of them share and do not (eqs 5 to 11).
 
-    An image i with its partner q contributes, through the same last layer, its own loss, that of the
-    identical part m f_i towards the labels both have, and that of the disparate part (1 - m) f_i
-    towards those that q lacks; m is the mask of f_i f_q. The sum over images is the paper's sum
-    over pairs. At inference nothing of this runs.
+    An image i with its partner q contributes, through the same last layer, its own loss, that of
+    the identical part m f_i towards the labels that both have, and that of the disparate part
+    (1 - m) f_i towards those that q lacks; m is the mask of f_i f_q. The sum over images is the
+    paper's sum over pairs. At inference nothing of this runs.
 
     Args:
         mask: "minmax" (eq. 4) or "l2" (eq. 3).
