@@ -1,4 +1,6 @@
-"""The one exception type that means "the user can mend this"."""
+"""The one exception type that means "the user can mend this", and how its messages list names."""
+
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
@@ -7,3 +9,9 @@ class UserError(ValueError):
     The message says what was expected, what came and what to do. Command lines print it without a
     traceback and exit with status 2; anything else that is raised is a fault of the program.
     """
+
+
+def quoted(names: Sequence[str], limit: int = 6) -> str:
+    """The names in quotes, and from ``limit`` on only how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(repr, names[:limit])) + more

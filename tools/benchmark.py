@@ -285,6 +285,18 @@ def markdown(result: dict, script: str) -> str:
     return "\n".join(lines)
 
 
+def write_report(result: dict, script: str, output: str, page_file: str | None) -> None:
+    """Write a script's result as a JSON file and print its page, which may be kept too."""
+    os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
+    with open(output, "w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1)
+    page = markdown(result, script)
+    print(page)
+    if page_file:
+        with open(page_file, "w", encoding="utf-8") as file:
+            file.write(page)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="output/benchmark.json", help="JSON file to write")
@@ -318,14 +330,7 @@ def main() -> None:
         for boxes in ((100,) if args.quick else (100, 1000))
     ]
     result = {"hardware": hardware(args.device), "tables": tables, "label_memory": memory}
-    os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
-    with open(args.output, "w", encoding="utf-8") as file:
-        json.dump(result, file, indent=1)
-    page = markdown(result, "tools/benchmark.py")
-    print(page)
-    if args.markdown:
-        with open(args.markdown, "w", encoding="utf-8") as file:
-            file.write(page)
+    write_report(result, "tools/benchmark.py", args.output, args.markdown)
 
 
 if __name__ == "__main__":

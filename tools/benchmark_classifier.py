@@ -8,14 +8,13 @@ alternating turns of one process. Writes a JSON file and, with ``--markdown``, a
 """
 
 import argparse
-import json
 import os
 import tempfile
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from benchmark import alternate, hardware, markdown, summary
+from benchmark import alternate, hardware, summary, write_report
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
@@ -151,14 +150,7 @@ def main() -> None:
             f"Evaluation, {title}": summary(alternate(evaluations, args.rounds), ce),
         }
     result = {"hardware": hardware(args.device), "tables": tables}
-    os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
-    with open(args.output, "w", encoding="utf-8") as file:
-        json.dump(result, file, indent=1)
-    page = markdown(result, "tools/benchmark_classifier.py")
-    print(page)
-    if args.markdown:
-        with open(args.markdown, "w", encoding="utf-8") as file:
-            file.write(page)
+    write_report(result, "tools/benchmark_classifier.py", args.output, args.markdown)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import check_registered
-from ..errors import UserError
+from ..errors import UserError, quoted
 from .coco_format import CocoSet
 from .digit_scenes import FOLDER, SPLITS, datasets_root, ensure_digit_scenes
 from .faults import Fault, drop_invalid_boxes
@@ -100,7 +100,7 @@ def check_same_classes(
         return
     pairs = ((first, first_classes, second_classes), (second, second_classes, first_classes))
     missing = [(name, [one for one in theirs if one not in own]) for name, own, theirs in pairs]
-    parts = [f"{name} has no {_shorten(names)}" for name, names in missing if names]
+    parts = [f"{name} has no {quoted(names)}" for name, names in missing if names]
     raise UserError(
         f"{first} and {second} have other classes: {', '.join(parts) or 'their order differs'}; "
         "data sets used together need the same classes in the same order (of COCO's category ids, "
@@ -129,8 +129,3 @@ def _check_files_of(name: str) -> None:
                 f"variable DETECTRON2_DATASETS (now {datasets_root()!r}) to the folder that holds "
                 "all data sets; datasets/README.md shows the folders"
             )
-
-
-def _shorten(names: list[str], limit: int = 6) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(repr, names[:limit])) + more

@@ -51,14 +51,15 @@ def iterations_per_epoch(cfg: CfgNode) -> int:
     Raises:
         UserError: the data cannot be loaded, or are fewer than a batch that must be full.
     """
-    images = load_image_sets(cfg, cfg.DATASETS.TRAIN)
+    # Set by set: joining them would copy all images.
+    number = sum(len(load_image_sets(cfg, [name]).labels) for name in cfg.DATASETS.TRAIN)
     world_size = comm.get_world_size()
     batch_size = cfg.SOLVER.IMS_PER_BATCH // world_size
-    share = len(images.labels) // world_size
+    share = number // world_size
     num_batches = _num_batches(share, batch_size, cfg.DATALOADER.DROP_LAST)
     if num_batches == 0:
         raise UserError(
-            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has {len(images.labels)} images, too few "
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has {number} images, too few "
             f"for a batch of SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}"
         )
     return math.ceil(num_batches / cfg.SOLVER.ACCUMULATION_STEPS)

@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from ..errors import UserError
+from ..errors import UserError, quoted
 from .digit_scenes import datasets_root
 from .image_cache import cached_images
 from .image_set import ImageSet, Listing, register_image_set
@@ -119,7 +119,7 @@ class ImageFolder:
         lost = [name for label, name in enumerate(classes) if label not in left]
         if lost:
             raise UserError(
-                f"{self.name}: none of the images of {_shortened(lost)} can be decoded (the log "
+                f"{self.name}: none of the images of {quoted(lost)} can be decoded (the log "
                 "names the files); replace them or remove the class folder"
             )
         return ImageSet(
@@ -200,11 +200,6 @@ def _parse_entry(entry: Any) -> ImageFolder:
 
 def _register(source: ImageFolder, classes: Sequence[str] | None = None) -> None:
     register_image_set(source.name, source, classes, lister=source.listing)
-
-
-def _shortened(names: Sequence[str], limit: int = 6) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(repr, names[:limit])) + more
 
 
 for _name in PREPARED_SETS:
