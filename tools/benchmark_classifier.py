@@ -2,7 +2,9 @@
 """Measure epochs of the classifier beside a bare PyTorch loop and detectron2's data loader.
 
 An epoch is 50,000 images of 32 x 32 pixels in batches of 32, through the lightweight CNN, in
-alternating turns of one process. Writes a JSON file and, with ``--markdown``, a page. Example::
+alternating turns of one process. detectron2's loader takes them from memory, and from PNG files
+with its default mapper, without resizing and flips. Writes a JSON file and,
+with ``--markdown``, a page. Example::
 
     python tools/benchmark_classifier.py --output output/benchmark_classifier.json
 """
@@ -15,9 +17,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from benchmark import alternate, hardware, summary, write_report
-from detectron2.data import build_detection_train_loader
+from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
+from torchvision.io import write_png
 
 from anchorkit.config import load_config
 from anchorkit.data import ImageSet, register_image_set
@@ -79,16 +82,22 @@ def bare_epoch(images: ImageSet, num_steps: int, device: str, folder: str) -> Ca
     return epoch
 
 
+def write_files(images: ImageSet, folder: str) -> list[dict]:
+    """Write a PNG file for each image; returns detectron2's records of them."""
+    records = []
+    for index, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+        name = os.path.join(folder, f"{index}.png")
+        write_png(pixels, name, compression_level=1)
+        records.append({"image_id": index, "file_name": name, "gt_classes": [int(label)]})
+    return records
+
+
 def detectron2_epoch(
-    images: ImageSet, num_steps: int, device: str, folder: str
+    dicts: list[dict], mapper: Callable, num_steps: int, device: str, folder: str
 ) -> Callable[[], None]:
     """The same model under detectron2's trainer and its loader with its default four workers."""
     trainer = trainer_of("ce", num_steps, device, folder)
     model, optimizer = trainer.checkpointer.model.train(), trainer._trainer.optimizer
-    dicts = [{"image_id": i, "gt_classes": [int(c)]} for i, c in enumerate(images.labels)]
-
-    def mapper(record: dict) -> dict:
-        return {**record, "image": images.images[record["image_id"]]}
 
     def epoch() -> None:
         loader = build_detection_train_loader(
@@ -131,11 +140,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shared = (steps, args.device, folder)
         bare, ours = "bare PyTorch loop", "anchorkit, cross entropy"
+        files = write_files(images, folder)
+        from_files = DatasetMapper(is_train=True, augmentations=[], image_format="RGB")
+
+        def from_memory(record: dict) -> dict:
+            return {**record, "image": images.images[record["image_id"]]}
+
         training = {
             ours: anchorkit_epoch("ce", *shared),
             "anchorkit, OAT": anchorkit_epoch("oat", *shared),
             bare: bare_epoch(images, *shared),
-            "detectron2's trainer and loader": detectron2_epoch(images, *shared),
+            "detectron2's trainer and loader, from memory": detectron2_epoch(
+                files, from_memory, *shared
+            ),
+            "detectron2's trainer and loader, PNG files": detectron2_epoch(
+                files, from_files, *shared
+            ),
         }
         ce = "cross entropy"
         evaluations = {

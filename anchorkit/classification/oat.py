@@ -107,21 +107,18 @@ class OAT(ClassificationMethod):
     def losses(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if not self._is_active:
             return self.pretraining.losses(model, images, labels)
-        outputs = model.head(model.features(images))
         # Targets reach K and their squares K^2: more than float16 holds.
-        with torch.autocast(outputs.device.type, enabled=False):
-            outputs = outputs.float()
-            targets = soft_labels(labels, self.num_classes, self.label_smoothing)
-            return {"loss_class": self._squared_error(outputs, targets)}
+        outputs = model.head(model.features(images)).float()
+        labels = soft_labels(labels, self.num_classes, self.label_smoothing)
+        return {"loss_class": self._squared_error(outputs, labels)}
 
     def _squared_error(self, outputs: Tensor, labels: Tensor) -> Tensor:
         center = self._batch_center(outputs)
-        with torch.no_grad():
-            self.running_center.lerp_(center.detach(), self.momentum)
+        self.running_center.lerp_(center.detach(), self.momentum)
         anchor = anchor_at(center, self.epsilon)
         targets = encode(labels, anchor.detach() if self.detach else anchor)
-        errors = (targets - outputs).square()
-        return errors.mean() if self.reduction == "mean" else errors.sum(dim=1).mean()
+        loss = F.mse_loss(outputs, targets)
+        return loss if self.reduction == "mean" else loss * self.num_classes
 
     def _batch_center(self, outputs: Tensor) -> Tensor:
         terms = center_terms(outputs, self.anchor)

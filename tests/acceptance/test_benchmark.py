@@ -49,5 +49,5 @@ def test_the_classifiers_benchmark_measures_training_and_evaluation(tmp_path):
     tables = json.loads(output.read_text())["tables"]
     training, evaluation = tables.values()
     assert {row["name"]: row["ratio"] for row in training}["bare PyTorch loop"] == 1.0
-    assert len(training) == 4 and len(evaluation) == 2
+    assert len(training) == 5 and len(evaluation) == 2
     assert "benchmark_classifier.py" in page.read_text()
