@@ -77,7 +77,8 @@ def _add_solver_keys(cfg: CfgNode) -> None:
 
 
 def _add_backbone_keys(cfg: CfgNode) -> None:
-    # Where P6 comes from: "p5" (FCOS, semi-anchored) or "res5" (RetinaNet, FoveaBox).
+    # Where P6 comes from: "p5" (FCOS, semi-anchored) or "res5" (RetinaNet, FoveaBox); "none" ends
+    # the pyramid at P5.
     cfg.MODEL.FPN.TOP_BLOCK_IN_FEATURE = "p5"
 
 

@@ -75,6 +75,31 @@ def match_anchors(anchors: Sequence[Tensor], gt_boxes: Tensor) -> AnchorMatch:
     )
 
 
+def match_images(anchors: Sequence[Tensor], gt_boxes: Sequence[Tensor]) -> AnchorMatch:
+    """:func:`match_anchors` for N images that share their anchors, as if they were one image.
+
+    Args:
+        anchors: for each level (H, W, K, 4), R in all.
+        gt_boxes: for each image (M, 4).
+
+    Returns:
+        Anchors (N R) and boxes (sum of the M) are counted through, image by image.
+    """
+    matches = [match_anchors(anchors, boxes) for boxes in gt_boxes]
+    first_box, num_anchors = 0, len(matches[0].iou)
+    gt_index, best_anchor = [], []
+    for image, match in enumerate(matches):
+        gt_index.append(match.gt_index + first_box)
+        best_anchor.append(match.best_anchor + image * num_anchors)
+        first_box += len(match.best_anchor)
+    return AnchorMatch(
+        torch.cat([match.iou for match in matches]),
+        torch.cat(gt_index),
+        torch.cat(best_anchor),
+        torch.cat([match.best_iou for match in matches]),
+    )
+
+
 def _without_invalid(boxes: Tensor) -> Tensor:
     valid = ((boxes[:, 2:] > boxes[:, :2]) & boxes.isfinite().view(-1, 2, 2).all(1)).all(1)
     return torch.where(valid[:, None], boxes, 0.0)

@@ -10,19 +10,22 @@ from torch import Tensor
 
 from ..geometry import aligned_iou
 from .base import Assignment
-from .matching import match_anchors
+from .matching import match_images
 from .points import PointAssigner
 
 
 @dataclass(frozen=True)
 class SemiAnchoredAssignment:
-    """Labels of one image's P locations and R anchors, level by level, row by row.
+    """Labels of the P locations and R anchors of N images: by image, level and row.
+
+    Locations, anchors and ground-truth boxes are counted through over the images.
 
     Attributes:
-        locations: labels of the P locations (eq. 1 or eq. 4).
-        anchors: labels of the R anchors by their overlap before regression.
-        box_gt_index: (R,) int64: the ground-truth box that an anchor is regressed to, -1 for none.
-        anchor_location: (R,) int64: the location of each anchor.
+        locations: labels of the N P locations (eq. 1 or eq. 4).
+        anchors: labels of the N R anchors by their overlap before regression.
+        box_gt_index: (N R,) int64: the ground-truth box that an anchor is regressed to, -1 for
+            none.
+        anchor_location: (N R,) int64: the location of each anchor.
     """
 
     locations: Assignment
@@ -70,37 +73,46 @@ class SemiAnchoredAssigner:
         self.regression_target = regression_target
         self.location_labeler = location_labeler
 
-    @torch.no_grad()
     def __call__(
         self, anchors: Sequence[Tensor], gt_instances: Instances
     ) -> SemiAnchoredAssignment:
-        """Label one image.
+        """Label one image; arguments as in :meth:`label_images`."""
+        return self.label_images(anchors, [gt_instances])
+
+    @torch.no_grad()
+    def label_images(
+        self, anchors: Sequence[Tensor], gt_instances: Sequence[Instances]
+    ) -> SemiAnchoredAssignment:
+        """Label N images at once.
 
         Args:
             anchors: for each level (H, W, K, 4), pixels, on a regular grid; K may differ.
-            gt_instances: with ``gt_boxes`` (M boxes) and ``gt_classes`` (M,).
+            gt_instances: for each image ``gt_boxes`` (M boxes) and ``gt_classes`` (M,).
         """
-        gt_boxes, gt_classes = gt_instances.gt_boxes.tensor, gt_instances.gt_classes
-        anchor_location = _anchor_locations(anchors)
+        gt_boxes = [instances.gt_boxes.tensor for instances in gt_instances]
+        gt_classes = torch.cat([instances.gt_classes for instances in gt_instances])
         num_locations = sum(level.shape[0] * level.shape[1] for level in anchors)
+        image = torch.arange(len(gt_instances), device=gt_classes.device)
+        anchor_location = _anchor_locations(anchors) + image[:, None] * num_locations
+        anchor_location = anchor_location.flatten()
+        num_locations *= len(gt_instances)
         iou, anchor_labels = self._label_anchors(anchors, gt_boxes, gt_classes)
         if self.location_labeler is None:
             locations, best_anchor = self._vote(anchor_labels, iou, anchor_location, num_locations)
         else:
-            centers = [
-                (level[..., 0, :2] + level[..., 0, 2:]).flatten(0, 1) / 2 for level in anchors
-            ]
-            locations = self.location_labeler(centers, gt_instances)
-            best_anchor = _best_anchor_of_location(anchors, anchor_location, locations, gt_boxes)
+            locations = self._label_locations(anchors, gt_instances)
+            best_anchor = _best_anchor_of_location(
+                anchors, anchor_location, locations, torch.cat(gt_boxes)
+            )
         box_gt_index = self._choose_regressed(
             anchor_labels, locations, anchor_location, best_anchor
         )
         return SemiAnchoredAssignment(locations, anchor_labels, box_gt_index, anchor_location)
 
     def _label_anchors(
-        self, anchors: Sequence[Tensor], gt_boxes: Tensor, gt_classes: Tensor
+        self, anchors: Sequence[Tensor], gt_boxes: Sequence[Tensor], gt_classes: Tensor
     ) -> tuple[Tensor, Assignment]:
-        match = match_anchors(anchors, gt_boxes)
+        match = match_images(anchors, gt_boxes)
         iou = match.iou
         is_positive = iou >= self.foreground_from
         if self.low_quality_matches:
@@ -112,6 +124,20 @@ class SemiAnchoredAssigner:
         gt_index[positives] = match.gt_index[positives]
         labels[positives] = gt_classes[gt_index[positives]]
         return iou, Assignment(labels, gt_index, is_positive.float())
+
+    def _label_locations(
+        self, anchors: Sequence[Tensor], gt_instances: Sequence[Instances]
+    ) -> Assignment:
+        """Table 3: the labels of ``location_labeler``."""
+        centers = [(level[..., 0, :2] + level[..., 0, 2:]).flatten(0, 1) / 2 for level in anchors]
+        labels, gt_index, scores, first_box = [], [], [], 0
+        for instances in gt_instances:
+            found = self.location_labeler(centers, instances)
+            labels.append(found.labels)
+            gt_index.append(torch.where(found.gt_index >= 0, found.gt_index + first_box, -1))
+            scores.append(found.score)
+            first_box += len(instances)
+        return Assignment(torch.cat(labels), torch.cat(gt_index), torch.cat(scores))
 
     def _vote(
         self, anchors: Assignment, iou: Tensor, anchor_location: Tensor, num_locations: int
@@ -188,7 +214,8 @@ def _best_anchor_of_location(
     """(P,) at each positive location the anchor with the highest IoU with the location's box."""
     best = torch.full_like(locations.labels, -1)
     candidates = (locations.gt_index[anchor_location] >= 0).nonzero()[:, 0]
-    boxes = torch.cat([level.flatten(0, 2) for level in anchors])[candidates]
+    boxes = torch.cat([level.flatten(0, 2) for level in anchors])
+    boxes = boxes[candidates % len(boxes)]
     location = anchor_location[candidates]
     iou = aligned_iou(boxes, gt_boxes[locations.gt_index[location]])
     order = _sort_by(-iou, location)

@@ -15,19 +15,18 @@ def location_loss(
     """Sum of the focal losses of all locations that are not ignored.
 
     Args:
-        logits: (N, P, C) float32.
-        labels: (N, P) int64: class, C for background, -1 for ignored.
+        logits: (P, C) float32, of all images.
+        labels: (P,) int64: class, C for background, -1 for ignored.
         alpha, beta: weight of positives and focusing exponent.
 
     Returns:
         The sum, and the number of positive locations.
     """
-    is_positive = (labels >= 0) & (labels < logits.shape[2])
+    positives = ((labels >= 0) & (labels < logits.shape[1])).nonzero()[:, 0]
     targets = torch.zeros_like(logits)
-    image, location = is_positive.nonzero().unbind(1)
-    targets[image, location, labels[image, location]] = 1
+    targets[positives, labels[positives]] = 1
     losses = sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=beta)
-    return (losses.sum(dim=2) * (labels >= 0)).sum(), is_positive.sum()
+    return (losses.sum(dim=1) * (labels >= 0)).sum(), labels.new_tensor(len(positives))
 
 
 def anchor_loss(

@@ -18,6 +18,7 @@ from tests.reference.scenes import grid_locations, instances, random_scene
 
 C = 3
 CONFIGS = Path(__file__).parents[2] / "configs" / "quick"
+LEVELS = ["p3", "p4", "p5", "p6", "p7"]
 STRIDES = (8, 16, 32, 64, 128)
 EDGES = (4.0, 8.0, 16.0, 32.0, 64.0)
 RANGES = ((0.0, 12.0), (12.0, 24.0), (24.0, 48.0), (48.0, 96.0), (96.0, math.inf))
@@ -28,7 +29,7 @@ ALL = BASELINES + WITH_DSLA
 
 
 def small_model(name, **options):
-    """The quick config with a quarter of its channels, and ranges for images of 64 pixels.
+    """The quick config with P6 and P7, and ranges for images of 64 pixels.
 
     Args:
         options: keys below MODEL, "__" for a dot.
@@ -36,9 +37,9 @@ def small_model(name, **options):
     overrides = {
         "MODEL.NUM_CLASSES": C,
         "MODEL.CHANNELS_LAST": False,
-        "MODEL.RESNETS.STEM_OUT_CHANNELS": 16,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
-        "MODEL.FPN.OUT_CHANNELS": 64,
+        "MODEL.FPN.TOP_BLOCK_IN_FEATURE": "p5",
+        "MODEL.FCOS.IN_FEATURES": LEVELS,
+        "MODEL.FOVEABOX.IN_FEATURES": LEVELS,
         "MODEL.FCOS.NUM_CONVS": 1,
         "MODEL.FCOS.SIZE_RANGE_ENDS": [upper for _, upper in RANGES[:-1]],
         "MODEL.FOVEABOX.NUM_CONVS": 1,

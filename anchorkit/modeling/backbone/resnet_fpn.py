@@ -17,7 +17,8 @@ def build_resnet_fpn_p6p7_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
     """ResNet with FPN levels P3 to P7; ``MODEL.FPN.TOP_BLOCK_IN_FEATURE`` says where P6 starts.
 
     detectron2's ``build_retinanet_resnet_fpn_backbone`` always starts P6 at res5. With "p5" the
-    two top levels are FCOS's, and 4.1 million parameters fewer at 256 channels and ResNet-50.
+    two top levels are FCOS's, and 4.1 million parameters fewer at 256 channels and ResNet-50. With
+    "none" the pyramid ends at P5, for objects of up to 128 pixels.
     """
     depth, width = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
     if depth in _BASIC_STAGES and width != 64:
@@ -26,15 +27,18 @@ def build_resnet_fpn_p6p7_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
         bottom_up = build_resnet_backbone(cfg, input_shape)
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     source = check_choice(
-        "MODEL.FPN.TOP_BLOCK_IN_FEATURE", cfg.MODEL.FPN.TOP_BLOCK_IN_FEATURE, ("p5", "res5")
+        "MODEL.FPN.TOP_BLOCK_IN_FEATURE", cfg.MODEL.FPN.TOP_BLOCK_IN_FEATURE, ("p5", "res5", "none")
     )
-    source_channels = channels if source == "p5" else bottom_up.output_shape()["res5"].channels
+    top_block = None
+    if source != "none":
+        width = channels if source == "p5" else bottom_up.output_shape()["res5"].channels
+        top_block = LastLevelP6P7(width, channels, in_feature=source)
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=channels,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelP6P7(source_channels, channels, in_feature=source),
+        top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
 

@@ -7,6 +7,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Instances
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ...assigners import (
     FCOSAssigner,
@@ -180,17 +181,16 @@ class SemiAnchoredDetector(DenseDetector):
         location_logits = flatten_levels(predictions.location_logits, self.num_classes).float()
         box_deltas = flatten_levels(predictions.box_deltas, 4)
         anchor_logits = flatten_levels(predictions.anchor_logits, 1)[..., 0]
-        assignments = [self.assigner(anchors, instances) for instances in gt_instances]
+        assignment = self.assigner.label_images(anchors, gt_instances)
         flat_anchors = torch.cat([level.flatten(0, 2) for level in anchors])
-
-        labels = torch.stack([assignment.locations.labels for assignment in assignments])
         alpha, beta = self.location_focal
         loss_location, num_locations = location_loss(
-            location_logits, labels, alpha=alpha, beta=beta
+            location_logits.flatten(0, 1), assignment.locations.labels, alpha=alpha, beta=beta
         )
-        loss_box, num_boxes = self._box_loss(box_deltas, flat_anchors, assignments, gt_instances)
+        box_deltas, anchor_logits = box_deltas.flatten(0, 1), anchor_logits.flatten()
+        loss_box, num_boxes = self._box_loss(box_deltas, flat_anchors, assignment, gt_instances)
         loss_anchor, num_refined = self._anchor_loss(
-            anchor_logits, box_deltas.detach(), flat_anchors, assignments, gt_instances
+            anchor_logits, box_deltas.detach(), flat_anchors, assignment, gt_instances
         )
         counts = torch.stack([num_locations, num_boxes, num_refined])
         log_counts(("locations", "regressed_anchors", "refined_anchors"), counts, len(gt_instances))
@@ -205,43 +205,31 @@ class SemiAnchoredDetector(DenseDetector):
         self,
         deltas: Tensor,
         anchors: Tensor,
-        assignments: Sequence[SemiAnchoredAssignment],
+        assignment: SemiAnchoredAssignment,
         gt_instances: Sequence[Instances],
     ) -> tuple[Tensor, Tensor]:
         """Sum of the IoU loss of the regressed anchors, and their number."""
-        gt_index = torch.stack([assignment.box_gt_index for assignment in assignments])
-        image, anchor = (gt_index >= 0).nonzero().unbind(1)
-        boxes = self.box2box_transform.apply_deltas(deltas[image, anchor], anchors[anchor])
-        # Boxes of all images stand in one tensor; an image's first one has this index.
-        counts = torch.tensor([0] + [len(instances) for instances in gt_instances])
-        first = counts.cumsum(0).to(image.device)
+        chosen = (assignment.box_gt_index >= 0).nonzero()[:, 0]
+        boxes = self.box2box_transform.apply_deltas(deltas[chosen], anchors[chosen % len(anchors)])
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
-        targets = gt_boxes[gt_index[image, anchor] + first[image]]
-        return box_iou_loss(boxes, targets, self.box_loss).sum(), gt_index.new_tensor(len(anchor))
+        targets = gt_boxes[assignment.box_gt_index[chosen]]
+        return box_iou_loss(boxes, targets, self.box_loss).sum(), chosen.new_tensor(len(chosen))
 
     def _anchor_loss(
         self,
         logits: Tensor,
         deltas: Tensor,
         anchors: Tensor,
-        assignments: Sequence[SemiAnchoredAssignment],
+        assignment: SemiAnchoredAssignment,
         gt_instances: Sequence[Instances],
     ) -> tuple[Tensor, Tensor]:
         """Sum of the anchor classifier's loss, and the number of refined positive anchors."""
-        chosen_logits, iou, location = [], [], []
-        num_locations = len(assignments[0].locations.labels)
-        for index, (assignment, instances) in enumerate(
-            zip(assignments, gt_instances, strict=True)
-        ):
-            location_gt = assignment.locations.gt_index[assignment.anchor_location]
-            anchor = (location_gt >= 0).nonzero()[:, 0]
-            boxes = self.box2box_transform.apply_deltas(deltas[index, anchor], anchors[anchor])
-            iou.append(self._refined_iou(boxes, location_gt[anchor], instances))
-            chosen_logits.append(logits[index, anchor])
-            location.append(assignment.anchor_location[anchor] + index * num_locations)
+        location_gt = assignment.locations.gt_index[assignment.anchor_location]
+        chosen = (location_gt >= 0).nonzero()[:, 0]
+        boxes = self.box2box_transform.apply_deltas(deltas[chosen], anchors[chosen % len(anchors)])
         is_positive, soft_targets = refined_labels(
-            torch.cat(iou),
-            torch.cat(location),
+            self._refined_iou(boxes, location_gt[chosen], chosen // len(anchors), gt_instances),
+            assignment.anchor_location[chosen],
             max(self.anchor_generator.num_cell_anchors),
             threshold=self.refined_iou_threshold,
             sigma=self.sigma,
@@ -249,23 +237,34 @@ class SemiAnchoredDetector(DenseDetector):
         )
         alpha, beta = self.anchor_focal
         loss = anchor_loss(
-            torch.cat(chosen_logits), soft_targets, is_positive, self.anchor_loss,
-            alpha=alpha, beta=beta,
-        )  # fmt: skip
+            logits[chosen], soft_targets, is_positive, self.anchor_loss, alpha=alpha, beta=beta
+        )
         return loss, is_positive.sum()
 
     @torch.no_grad()
-    def _refined_iou(self, boxes: Tensor, location_gt: Tensor, instances: Instances) -> Tensor:
-        """IoU of refined boxes (Q, 4) with the boxes they may stand for, at locations of a box."""
-        gt_boxes, gt_classes = instances.gt_boxes.tensor, instances.gt_classes
+    def _refined_iou(
+        self, boxes: Tensor, location_gt: Tensor, image: Tensor, gt_instances: Sequence[Instances]
+    ) -> Tensor:
+        """IoU of refined boxes (Q, 4) with the boxes they may stand for, at locations of a box.
+
+        Args:
+            location_gt: (Q,) the box of each one's location, counted through over the images.
+            image: (Q,) the image of each one.
+        """
+        gt_boxes = [instances.gt_boxes.tensor for instances in gt_instances]
         if self.refined_match == "location" or len(boxes) == 0:
-            return aligned_iou(boxes, gt_boxes[location_gt])
+            return aligned_iou(boxes, torch.cat(gt_boxes)[location_gt])
+        gt_classes = [instances.gt_classes for instances in gt_instances]
+        location_class = torch.cat(gt_classes)[location_gt]
+        # One row an image; what fills it up has no class.
+        gt_boxes = pad_sequence(gt_boxes, batch_first=True)
+        gt_classes = pad_sequence(gt_classes, batch_first=True, padding_value=-1)
         best = []
         for rows in torch.arange(len(boxes), device=boxes.device).split(
-            max(1, _IOU_ENTRIES // len(gt_boxes))
+            max(1, _IOU_ENTRIES // gt_boxes.shape[1])
         ):
-            same_class = gt_classes[location_gt[rows], None] == gt_classes
-            iou = aligned_iou(boxes[rows, None], gt_boxes)
+            same_class = gt_classes[image[rows]] == location_class[rows, None]
+            iou = aligned_iou(boxes[rows, None], gt_boxes[image[rows]])
             best.append((iou * same_class).amax(dim=1))
         return torch.cat(best)
 
