@@ -1,6 +1,6 @@
 """Who is positive, and with what label."""
 
-from .base import Assignment
+from .base import Assigner, Assignment
 from .dsla import DSLAAssigner
 from .fcos import FCOSAssigner
 from .foveabox import FoveaBoxAssigner
@@ -9,6 +9,7 @@ from .semi_anchored import SemiAnchoredAssigner, SemiAnchoredAssignment
 from .ssd import SSDAssigner
 
 __all__ = [
+    "Assigner",
     "Assignment",
     "DSLAAssigner",
     "FCOSAssigner",

@@ -9,14 +9,15 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from ..geometry import box_area, ltrb_distances
-from .base import Assignment
+from .base import Assigner, Assignment
 
 
 class InsidePairs(NamedTuple):
     """Q pairs of a location and a box that it lies strictly inside.
 
     Attributes:
-        location, box, level: (Q,) int64: index over all locations, of the box, of the level.
+        location, box, level: (Q,) int64: index over the locations and over the boxes of all
+            images, and of the level.
         ltrb: (Q, 4) distances from the location to the box's sides, pixels, all above 0.
     """
 
@@ -26,7 +27,7 @@ class InsidePairs(NamedTuple):
     ltrb: Tensor
 
 
-class PointAssigner:
+class PointAssigner(Assigner):
     """A location belongs to the box around it that scores highest there; a subclass scores.
 
     Equal scores are decided by the smaller area, then by the lower index.
@@ -60,13 +61,15 @@ class PointAssigner:
         self.center_sampling_radius = center_sampling_radius
 
     @torch.no_grad()
-    def __call__(self, locations: Sequence[Tensor], gt_instances: Instances) -> Assignment:
-        """Label one image.
+    def label_images(
+        self, locations: Sequence[Tensor], gt_instances: Sequence[Instances]
+    ) -> Assignment:
+        """Label N images at once.
 
         Args:
             locations: for each level (P_l, 2), x and y in pixels.
-            gt_instances: with ``gt_boxes`` (M boxes) and ``gt_classes`` (M,). Boxes without width
-                or height, or not finite, get no location.
+            gt_instances: for each image ``gt_boxes`` (M boxes) and ``gt_classes`` (M,). Boxes
+                without width or height, or not finite, get no location.
 
         Raises:
             ValueError: the number of levels does not fit ``size_ranges``.
@@ -76,19 +79,24 @@ class PointAssigner:
                 f"{len(locations)} feature levels need as many size ranges, "
                 f"got {len(self.size_ranges)}: {self.size_ranges}"
             )
-        boxes = gt_instances.gt_boxes.tensor.float()
-        pairs = self._inside_pairs(locations, boxes)
+        boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances]).float()
+        gt_classes = torch.cat([instances.gt_classes for instances in gt_instances])
+        counts = torch.tensor([len(instances) for instances in gt_instances], device=boxes.device)
+        image = torch.arange(len(counts), device=boxes.device).repeat_interleave(
+            counts, output_size=len(boxes)
+        )
+        num_locations = sum(len(level) for level in locations)
+        pairs = self._inside_pairs(locations, boxes, image * num_locations)
         score = self.pair_scores(pairs, boxes)
         if self.center_sampling_radius > 0:
             # Distances to opposite sides differ by twice the distance to the centre.
             off_center = (pairs.ltrb[:, 2:] - pairs.ltrb[:, :2]).abs() / 2
             reach = self.center_sampling_radius * boxes.new_tensor(self.strides)[pairs.level]
             score = torch.where((off_center < reach[:, None]).all(dim=1), score, 0.0)
-        num_locations = sum(len(level) for level in locations)
-        gt_index, score = _winners(pairs, score, boxes, num_locations)
+        gt_index, score = _winners(pairs, score, boxes, len(gt_instances) * num_locations)
         labels = torch.full_like(gt_index, self.num_classes)
         positive = (gt_index >= 0).nonzero()[:, 0]
-        labels[positive] = gt_instances.gt_classes[gt_index[positive]]
+        labels[positive] = gt_classes[gt_index[positive]]
         return Assignment(labels, gt_index, score)
 
     def level_candidates(self, boxes: Tensor) -> Tensor:
@@ -103,7 +111,10 @@ class PointAssigner:
         """(L,) lower and upper ends of the levels' sizes, on the device of ``like``."""
         return like.new_tensor(self.size_ranges).unbind(1)
 
-    def _inside_pairs(self, locations: Sequence[Tensor], boxes: Tensor) -> InsidePairs:
+    def _inside_pairs(
+        self, locations: Sequence[Tensor], boxes: Tensor, first_location: Tensor
+    ) -> InsidePairs:
+        """Pairs of boxes (M, 4) with locations, which count from (M,) for each box."""
         points = torch.cat(list(locations)).float()
         counts = torch.tensor([len(level) for level in locations], device=points.device)
         level_of_location = torch.arange(len(counts), device=points.device).repeat_interleave(
@@ -117,7 +128,8 @@ class PointAssigner:
             is_inside &= condition
         location, box = is_inside.nonzero().unbind(1)
         ltrb = ltrb_distances(points[location], boxes[box])
-        return InsidePairs(location, box, level_of_location[location], ltrb)
+        level = level_of_location[location]
+        return InsidePairs(location + first_location[box], box, level, ltrb)
 
 
 def level_size_ranges(ends: Sequence[float]) -> tuple[tuple[float, float], ...]:

@@ -9,7 +9,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from ..geometry import aligned_iou
-from .base import Assignment
+from .base import Assigner, Assignment
 from .matching import match_images
 from .points import PointAssigner
 
@@ -34,7 +34,7 @@ class SemiAnchoredAssignment:
     anchor_location: Tensor
 
 
-class SemiAnchoredAssigner:
+class SemiAnchoredAssigner(Assigner):
     """Label a location by a vote of its anchors, and choose the anchors to regress.
 
     Args:
@@ -73,12 +73,6 @@ class SemiAnchoredAssigner:
         self.regression_target = regression_target
         self.location_labeler = location_labeler
 
-    def __call__(
-        self, anchors: Sequence[Tensor], gt_instances: Instances
-    ) -> SemiAnchoredAssignment:
-        """Label one image; arguments as in :meth:`label_images`."""
-        return self.label_images(anchors, [gt_instances])
-
     @torch.no_grad()
     def label_images(
         self, anchors: Sequence[Tensor], gt_instances: Sequence[Instances]
@@ -100,7 +94,10 @@ class SemiAnchoredAssigner:
         if self.location_labeler is None:
             locations, best_anchor = self._vote(anchor_labels, iou, anchor_location, num_locations)
         else:
-            locations = self._label_locations(anchors, gt_instances)
+            centers = [
+                (level[..., 0, :2] + level[..., 0, 2:]).flatten(0, 1) / 2 for level in anchors
+            ]
+            locations = self.location_labeler.label_images(centers, gt_instances)
             best_anchor = _best_anchor_of_location(
                 anchors, anchor_location, locations, torch.cat(gt_boxes)
             )
@@ -124,20 +121,6 @@ class SemiAnchoredAssigner:
         gt_index[positives] = match.gt_index[positives]
         labels[positives] = gt_classes[gt_index[positives]]
         return iou, Assignment(labels, gt_index, is_positive.float())
-
-    def _label_locations(
-        self, anchors: Sequence[Tensor], gt_instances: Sequence[Instances]
-    ) -> Assignment:
-        """Table 3: the labels of ``location_labeler``."""
-        centers = [(level[..., 0, :2] + level[..., 0, 2:]).flatten(0, 1) / 2 for level in anchors]
-        labels, gt_index, scores, first_box = [], [], [], 0
-        for instances in gt_instances:
-            found = self.location_labeler(centers, instances)
-            labels.append(found.labels)
-            gt_index.append(torch.where(found.gt_index >= 0, found.gt_index + first_box, -1))
-            scores.append(found.score)
-            first_box += len(instances)
-        return Assignment(torch.cat(labels), torch.cat(gt_index), torch.cat(scores))
 
     def _vote(
         self, anchors: Assignment, iou: Tensor, anchor_location: Tensor, num_locations: int

@@ -6,11 +6,11 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from .base import Assignment
-from .matching import match_anchors
+from .base import Assigner, Assignment
+from .matching import match_images
 
 
-class SSDAssigner:
+class SSDAssigner(Assigner):
     """An anchor belongs to the box it overlaps most, and every box gets its best anchor.
 
     Args:
@@ -23,17 +23,20 @@ class SSDAssigner:
         self.iou_threshold = iou_threshold
 
     @torch.no_grad()
-    def __call__(self, anchors: Sequence[Tensor], gt_instances: Instances) -> Assignment:
-        """Label one image's R anchors, level by level, row by row.
+    def label_images(
+        self, anchors: Sequence[Tensor], gt_instances: Sequence[Instances]
+    ) -> Assignment:
+        """Label the R anchors of each image, level by level, row by row.
 
         A box's best anchor is its own whatever the overlap, if there is one at all. An anchor that
         is the best one of several boxes goes to the box with the highest IoU, then to the first.
 
         Args:
             anchors: for each level (H, W, K, 4), pixels, on a regular grid; K may differ.
-            gt_instances: with ``gt_boxes`` (M boxes) and ``gt_classes`` (M,).
+            gt_instances: for each image ``gt_boxes`` (M boxes) and ``gt_classes`` (M,).
         """
-        match = match_anchors(anchors, gt_instances.gt_boxes.tensor)
+        match = match_images(anchors, [instances.gt_boxes.tensor for instances in gt_instances])
+        gt_classes = torch.cat([instances.gt_classes for instances in gt_instances])
         gt_index = torch.where(match.iou >= self.iou_threshold, match.gt_index, -1)
         claim = torch.zeros_like(match.iou)
         claim.scatter_reduce_(0, match.best_anchor, match.best_iou, "amax")
@@ -42,5 +45,5 @@ class SSDAssigner:
         gt_index.scatter_reduce_(0, match.best_anchor[winner], winner, "amin", include_self=False)
         is_positive = gt_index >= 0
         labels = torch.full_like(gt_index, self.num_classes)
-        labels[is_positive] = gt_instances.gt_classes[gt_index[is_positive]]
+        labels[is_positive] = gt_classes[gt_index[is_positive]]
         return Assignment(labels, gt_index, is_positive.float())

@@ -95,46 +95,6 @@ def test_random_scenes_are_labelled_as_the_loops_label_them(gamma, iou_threshold
     assert len(seen & set(range(C))) >= 2, "the scenes must have positives of several classes"
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"gamma": 0.1, "iou_thresholds": (0.4, 0.5)},
-        {"regressed_anchors": "all", "regression_target": "location"},
-        {"location_labeler": fcos_labeler([16.0, 32.0], 0.5)},
-    ],
-    ids=["vote", "all anchors", "fcos labels"],
-)
-def test_images_are_labelled_together_as_one_by_one(options):
-    levels = pyramid(shapes=[SIX_SHAPES[:2], SIX_SHAPES, ONE_SHAPE])
-    scenes = [
-        instances(*random_scene(0)),
-        instances(NO_BOXES, []),
-        instances(*random_scene(1, count=9)),
-    ]
-    together = assigner(**options).label_images(levels, scenes)
-    first_box = 0
-    for image, scene in enumerate(scenes):
-        alone = assigner(**options)(levels, scene)
-        num_locations, num_anchors = len(alone.locations.labels), len(alone.anchors.labels)
-        locations = slice(image * num_locations, (image + 1) * num_locations)
-        anchors = slice(image * num_anchors, (image + 1) * num_anchors)
-
-        def boxes(index, first_box=first_box):
-            return torch.where(index >= 0, index + first_box, -1)
-
-        for field, rows in (("locations", locations), ("anchors", anchors)):
-            one, many = getattr(alone, field), getattr(together, field)
-            assert torch.equal(many.labels[rows], one.labels)
-            assert torch.equal(many.gt_index[rows], boxes(one.gt_index))
-            assert torch.equal(many.score[rows], one.score)
-        assert torch.equal(together.box_gt_index[anchors], boxes(alone.box_gt_index))
-        assert torch.equal(
-            together.anchor_location[anchors], alone.anchor_location + image * num_locations
-        )
-        assert (alone.box_gt_index >= 0).any() == (len(scene) > 0)
-        first_box += len(scene)
-
-
 @pytest.mark.parametrize("ignore_locations", [True, False])
 def test_a_location_with_only_ignored_anchors_is_ignored_or_background(ignore_locations):
     boxes, classes = random_scene(5)

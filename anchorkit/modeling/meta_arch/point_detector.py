@@ -158,24 +158,21 @@ class PointDetector(DenseDetector):
         predictions: FCOSPredictions,
         gt_instances: Sequence[Instances],
     ) -> PositiveLocations:
-        assignments = [self.assigner(locations, instances) for instances in gt_instances]
-        gt_index = torch.stack([assignment.gt_index for assignment in assignments])
-        image, location = (gt_index >= 0).nonzero().unbind(1)
-        # Boxes of all images stand in one tensor; an image's first one has this index.
-        counts = torch.tensor([0] + [len(instances) for instances in gt_instances])
-        first = counts.cumsum(0).to(image.device)
+        assignment = self.assigner.label_images(locations, gt_instances)
+        index = (assignment.gt_index >= 0).nonzero()[:, 0]
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
-        gt_boxes = gt_boxes[gt_index[image, location] + first[image]]
-        points, units = torch.cat(list(locations))[location], self._units(locations)[location]
-        outputs = flatten_levels(predictions.box_outputs, 4)[image, location]
+        gt_boxes = gt_boxes[assignment.gt_index[index]]
+        points, units = torch.cat(list(locations)), self._units(locations)
+        points, units = points[index % len(points)], units[index % len(points)]
+        outputs = flatten_levels(predictions.box_outputs, 4).flatten(0, 1)[index]
         centerness_logits = None
         if predictions.centerness_logits:
             centerness_logits = flatten_levels(predictions.centerness_logits, 1)
-            centerness_logits = centerness_logits[image, location, 0]
+            centerness_logits = centerness_logits.flatten()[index]
         return PositiveLocations(
-            index=image * gt_index.shape[1] + location,
-            classes=torch.stack([assignment.labels for assignment in assignments])[image, location],
-            labels=torch.stack([assignment.score for assignment in assignments])[image, location],
+            index=index,
+            classes=assignment.labels[index],
+            labels=assignment.score[index],
             target_ltrb=ltrb_distances(points, gt_boxes),
             gt_boxes=gt_boxes,
             pred_boxes=self.box_code.decode(outputs.detach(), points, units),

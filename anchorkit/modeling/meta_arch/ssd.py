@@ -133,21 +133,16 @@ class SSD(DenseDetector):
         """
         class_logits = flatten_levels(predictions.class_logits, self.num_classes + 1).float()
         box_deltas = flatten_levels(predictions.box_deltas, 4)
-        assignments = [self.assigner(anchors, instances) for instances in gt_instances]
-        gt_index = torch.stack([assignment.gt_index for assignment in assignments])
-        labels = torch.stack([assignment.labels for assignment in assignments])
-        is_positive = gt_index >= 0
+        assignment = self.assigner.label_images(anchors, gt_instances)
+        labels = assignment.labels.view(len(gt_instances), -1)
+        is_positive = (assignment.gt_index >= 0).view_as(labels)
         num_positive = is_positive.sum()
         log_counts(("anchors",), num_positive[None], len(gt_instances))
         normalizer = mean_over_ranks(num_positive)
 
         image, anchor = is_positive.nonzero().unbind(1)
-        gt_boxes = torch.cat(
-            [
-                instances.gt_boxes.tensor[of_image[of_image >= 0]]
-                for instances, of_image in zip(gt_instances, gt_index, strict=True)
-            ]
-        )
+        gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
+        gt_boxes = gt_boxes[assignment.gt_index[assignment.gt_index >= 0]]
         positive_anchors = torch.cat([level.flatten(0, 2) for level in anchors])[anchor]
         targets = self.box2box_transform.get_deltas(positive_anchors, gt_boxes)
         loss_box = F.smooth_l1_loss(
