@@ -86,13 +86,13 @@ class SemiAnchoredAssigner(Assigner):
         gt_boxes = [instances.gt_boxes.tensor for instances in gt_instances]
         gt_classes = torch.cat([instances.gt_classes for instances in gt_instances])
         num_locations = sum(level.shape[0] * level.shape[1] for level in anchors)
-        image = torch.arange(len(gt_instances), device=gt_classes.device)
-        anchor_location = _anchor_locations(anchors) + image[:, None] * num_locations
-        anchor_location = anchor_location.flatten()
-        num_locations *= len(gt_instances)
+        first_location = torch.arange(len(gt_instances), device=gt_classes.device) * num_locations
+        anchor_location = (_anchor_locations(anchors) + first_location[:, None]).flatten()
         iou, anchor_labels = self._label_anchors(anchors, gt_boxes, gt_classes)
         if self.location_labeler is None:
-            locations, best_anchor = self._vote(anchor_labels, iou, anchor_location, num_locations)
+            locations, best_anchor = self._vote(
+                anchor_labels, iou, anchor_location, len(gt_instances) * num_locations
+            )
         else:
             centers = [
                 (level[..., 0, :2] + level[..., 0, 2:]).flatten(0, 1) / 2 for level in anchors

@@ -178,16 +178,18 @@ class SemiAnchoredDetector(DenseDetector):
         Returns:
             "loss_location", "loss_box" and "loss_anchor", float32 scalars.
         """
-        location_logits = flatten_levels(predictions.location_logits, self.num_classes).float()
-        box_deltas = flatten_levels(predictions.box_deltas, 4)
-        anchor_logits = flatten_levels(predictions.anchor_logits, 1)[..., 0]
+        location_logits = flatten_levels(predictions.location_logits, self.num_classes)
+        box_deltas = flatten_levels(predictions.box_deltas, 4).flatten(0, 1)
+        anchor_logits = flatten_levels(predictions.anchor_logits, 1).flatten()
         assignment = self.assigner.label_images(anchors, gt_instances)
         flat_anchors = torch.cat([level.flatten(0, 2) for level in anchors])
         alpha, beta = self.location_focal
         loss_location, num_locations = location_loss(
-            location_logits.flatten(0, 1), assignment.locations.labels, alpha=alpha, beta=beta
+            location_logits.flatten(0, 1).float(),
+            assignment.locations.labels,
+            alpha=alpha,
+            beta=beta,
         )
-        box_deltas, anchor_logits = box_deltas.flatten(0, 1), anchor_logits.flatten()
         loss_box, num_boxes = self._box_loss(box_deltas, flat_anchors, assignment, gt_instances)
         loss_anchor, num_refined = self._anchor_loss(
             anchor_logits, box_deltas.detach(), flat_anchors, assignment, gt_instances
