@@ -42,9 +42,10 @@ def draw_scene(
         objects = _place_digits(image, glyphs, labels, rng)
     if rng.random() < 0.3:
         image = cv2.GaussianBlur(image, (3, 3), rng.uniform(0.3, 0.8))
-    # Grain of one value for the three channels: half the file size of independent noise.
+    # Grain of one value for the three channels.
     grain = rng.standard_normal((size, size, 1), dtype=np.float32) * np.float32(rng.uniform(1, 9))
-    return np.clip(image + grain, 0, 255).astype(np.uint8), objects
+    image += grain
+    return np.clip(image, 0, 255, out=image).astype(np.uint8), objects
 
 
 def _background(size: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,6 @@
 """From a data set's record to a sample: read the image, augment it with its boxes."""
 
-import copy
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +15,8 @@ from ..config import check_choice
 from ..errors import UserError
 from .ssd_augmentation import ssd_augmentations
 
+logger = logging.getLogger(__name__)
+
 
 def build_mapper(cfg: CfgNode, *, is_train: bool):
     """The mapper of training or test images that ``INPUT.AUGMENTATION`` and ``FIXED_SIZE`` ask for.
@@ -28,8 +30,10 @@ def build_mapper(cfg: CfgNode, *, is_train: bool):
     if kind == "ssd":
         return _build_ssd_mapper(cfg)
     arguments = DatasetMapper.from_config(cfg, is_train=True)
-    arguments["augmentations"] = _with_fixed_size(cfg, arguments["augmentations"])
-    return DatasetMapper(**arguments)
+    augmentations = _with_fixed_size(cfg, arguments["augmentations"])
+    if cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS:
+        return DatasetMapper(**arguments | {"augmentations": augmentations})
+    return BoxMapper(augmentations, cfg.INPUT.FORMAT)
 
 
 def resize_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
@@ -38,32 +42,37 @@ def resize_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 class BoxMapper:
-    """Reads an image and augments it with its boxes, which detectron2's mapper keeps apart.
+    """Reads an image and augments it with all of its boxes at once, which the augmentation may see.
+
+    Where only boxes are asked for it gives what detectron2's DatasetMapper gives, which treats
+    them one by one.
 
     Args:
-        augmentations: applied in turn; they may look at the boxes.
+        augmentations: applied in turn.
         image_format: that images are read in.
+        keep: boxes that are kept: those of which something lies in the image ("overlap",
+            detectron2's rule), or whose centre does ("center", SSD's).
     """
 
-    def __init__(self, augmentations: Sequence[T.Augmentation], image_format: str):
+    def __init__(
+        self, augmentations: Sequence[T.Augmentation], image_format: str, *, keep: str = "overlap"
+    ):
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.keep = keep
+        logger.info("Augmentations used in training: %s", augmentations)
 
     def __call__(self, record: dict) -> dict:
-        """``record`` with "image" (3, H, W) and "instances" in place of its annotations.
-
-        Crowds, and boxes whose centre is no longer in the image, are left out.
-        """
-        record = copy.deepcopy(record)
+        """``record`` with "image" (3, H, W) and "instances" in place of its annotations."""
+        record = dict(record)
         image = utils.read_image(record["file_name"], format=self.image_format)
         utils.check_image_size(record, image)
         annotations = [a for a in record.pop("annotations", []) if not a.get("iscrowd", 0)]
-        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
         classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
-        augmented = T.AugInput(image, boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4))
+        augmented = T.AugInput(image, boxes=_boxes_xyxy(annotations))
         self.augmentations(augmented)
         size = augmented.image.shape[:2]
-        visible, is_visible = visible_boxes(augmented.boxes, *size)
+        visible, is_visible = visible_boxes(augmented.boxes, *size, keep=self.keep)
         record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         record["instances"] = Instances(
             size,
@@ -73,20 +82,34 @@ class BoxMapper:
         return record
 
 
-def visible_boxes(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes whose centre lies in the image, cut off at its borders, as SSD's crops keep them.
+def _boxes_xyxy(annotations: Sequence[dict]) -> np.ndarray:
+    """(M, 4) float64, pixels."""
+    boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
+    modes = np.array([a["bbox_mode"] for a in annotations], dtype=np.int64)
+    for mode in np.unique(modes):
+        rows = modes == mode
+        boxes[rows] = BoxMode.convert(boxes[rows], BoxMode(mode), BoxMode.XYXY_ABS)
+    return boxes
+
+
+def visible_boxes(
+    boxes: np.ndarray, height: int, width: int, *, keep: str = "center"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes that are kept after an augmentation, cut off at the image's borders.
 
     Args:
         boxes: (M, 4) pixels; they may lie anywhere.
+        keep: "overlap" or "center", see :class:`BoxMapper`.
 
     Returns:
         The Q boxes that remain, (Q, 4), none without area; and (M,) bool, which ones these are.
     """
     limits = np.array([width, height])
-    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     clipped = boxes.clip(0, np.tile(limits, 2))
-    is_visible = ((centers > 0) & (centers < limits)).all(axis=1)
-    is_visible &= (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    is_visible = (clipped[:, 2:] - clipped[:, :2] > 1e-5).all(axis=1)
+    if keep == "center":
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        is_visible &= ((centers > 0) & (centers < limits)).all(axis=1)
     return clipped[is_visible], is_visible
 
 
@@ -101,7 +124,7 @@ def _build_ssd_mapper(cfg: CfgNode) -> BoxMapper:
         fill=cfg.MODEL.PIXEL_MEAN,
         flip_probability=0.5 if flip == "horizontal" else 0.0,
     )
-    return BoxMapper(augmentations, image_format)
+    return BoxMapper(augmentations, image_format, keep="center")
 
 
 def _with_fixed_size(cfg: CfgNode, augmentations: list[T.Augmentation]) -> list[T.Augmentation]:
