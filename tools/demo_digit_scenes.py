@@ -22,7 +22,7 @@ CONFIG = os.path.join(REPO, "configs", "quick", "semi_anchored_retinanet_digit_s
 OUTPUT = os.path.join("output", "demo")
 NUM_ASSIGNMENTS = 4
 # Fewer iterations than the config's, so that the demo takes under six minutes on two cores.
-MAX_ITER = "1200"
+MAX_ITER = "1300"
 # A command that says nothing for so many seconds is reported to be at work.
 QUIET_SECONDS = 15.0
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
