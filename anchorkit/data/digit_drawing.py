@@ -98,24 +98,63 @@ def _place_digits(
     number = int(rng.integers(1, 9))
     sides = np.exp(rng.uniform(*np.log(SIDE_RANGE), number)) * size / REFERENCE_SIZE
     stretches = np.exp(rng.uniform(*np.log(STRETCH_RANGE), number))
-    objects, visible = [], []
+    objects, placed = [], []
     for side, stretch in sorted(zip(sides, stretches, strict=True), reverse=True):
         index = int(rng.integers(len(glyphs)))
         ink = _shape_glyph(glyphs[index], side, stretch, 0.9 * size)
+        height, width = ink.shape
         for x, y in _positions(size, ink.shape, rng):
-            patch = image[y : y + ink.shape[0], x : x + ink.shape[1]]
+            patch = image[y : y + height, x : x + width]
             colour = _contrasting_colour(patch, rng)
             if colour is None:
                 continue
-            mask = np.zeros((size, size), dtype=bool)
-            mask[y : y + ink.shape[0], x : x + ink.shape[1]] = ink >= INK_THRESHOLD
-            if not all(_stays_visible(*other, mask) for other in visible):
+            digit = _Digit(x, y, ink >= INK_THRESHOLD)
+            if not all(other.stays_visible_under(digit) for other in placed):
                 continue
             patch += (colour - patch) * ink[..., None]
-            visible = [(full, seen & ~mask) for full, seen in visible] + [(mask, mask)]
-            objects.append((int(labels[index]), list(_extent(mask))))
+            for other in placed:
+                other.cover(digit)
+            placed.append(digit)
+            objects.append((int(labels[index]), [x, y, width, height]))
             break
     return objects
+
+
+class _Digit:
+    """A digit in a scene, and what can be seen of it; its mask has ink in each outer row."""
+
+    def __init__(self, x: int, y: int, mask: np.ndarray):
+        self.x, self.y = x, y
+        self.mask = mask
+        self.seen = mask.copy()
+
+    def stays_visible_under(self, other: "_Digit") -> bool:
+        """Whether it keeps enough ink, and its whole extent, when ``other`` is drawn over it."""
+        own, others = self._overlap(other)
+        if not (self.seen[own] & other.mask[others]).any():
+            return True
+        left = self.seen.copy()
+        left[own] &= ~other.mask[others]
+        if np.count_nonzero(left) < MIN_VISIBLE_SHARE * np.count_nonzero(self.mask):
+            return False
+        return all(edge.any() for edge in (left[0], left[-1], left[:, 0], left[:, -1]))
+
+    def cover(self, other: "_Digit") -> None:
+        """Draw ``other`` over it."""
+        own, others = self._overlap(other)
+        self.seen[own] &= ~other.mask[others]
+
+    def _overlap(self, other: "_Digit") -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Rows and columns that both have, counted in each one's mask; they may be empty."""
+        own, others = [], []
+        for start, length, other_start, other_length in zip(
+            (self.y, self.x), self.mask.shape, (other.y, other.x), other.mask.shape, strict=True
+        ):
+            first = max(start, other_start)
+            last = max(first, min(start + length, other_start + other_length))
+            own.append(slice(first - start, last - start))
+            others.append(slice(first - other_start, last - other_start))
+        return tuple(own), tuple(others)
 
 
 def _positions(
@@ -149,16 +188,6 @@ def _contrasting_colour(patch: np.ndarray, rng: np.random.Generator) -> np.ndarr
     difference = (colours @ LUMINANCE)[:, None] - surroundings
     is_clear = np.count_nonzero(difference >= MIN_CONTRAST, axis=1) >= 0.8 * surroundings.size
     return colours[is_clear.argmax()] if is_clear.any() else None
-
-
-def _stays_visible(full: np.ndarray, seen: np.ndarray, cover: np.ndarray) -> bool:
-    """Whether a digit keeps enough ink, and its whole extent, when ``cover`` is drawn over it."""
-    if not (seen & cover).any():
-        return True
-    left = seen & ~cover
-    if np.count_nonzero(left) < MIN_VISIBLE_SHARE * np.count_nonzero(full):
-        return False
-    return _extent(left) == _extent(full)
 
 
 def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:

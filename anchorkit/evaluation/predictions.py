@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
 from ..checkpoint import write_atomically
 from ..errors import UserError
 
@@ -98,6 +96,8 @@ def compare_predictions(first: list[Prediction], second: list[Prediction]) -> Co
             f"the two files are not of the same images: {len(first)} and {len(second)} rows, "
             f"{len(alone)} images are in one alone, such as {min(alone)}; evaluate both on one set"
         )
+    from scipy.stats import binomtest  # takes a second to import
+
     counts = {(a, b): 0 for a in (True, False) for b in (True, False)}
     only_first, only_second = [], []
     for row in first:

@@ -10,7 +10,6 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from detectron2.utils import comm
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from ..data import load_dataset
@@ -241,6 +240,8 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> float:
     """Rank correlation with mean ranks for ties; not a number where one side does not vary."""
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
+    from scipy.stats import spearmanr  # takes a second to import
+
     return float(spearmanr(first, second).statistic)
 
 
