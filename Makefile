@@ -37,9 +37,9 @@ $(STAMP): $(SETUP_FILES)
 demo: setup  ## train on digit scenes, evaluate, draw detections
 	@$(PY) tools/demo_digit_scenes.py $(ARGS)
 
-# One thread: on a machine that is shared, threads of small steps spend their time waiting.
-test: setup  ## the tests; ARGS="-m acceptance" for the long ones
-	@OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+# Processes of one thread each: the threads of small steps spend their time waiting.
+test: setup  ## the tests; ARGS="-m acceptance -n 0" for the long ones
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: setup  ## ruff
 	@$(PY) -m ruff check .

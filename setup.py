@@ -40,5 +40,8 @@ setup(
         "tensorboard>=2.18.0",
     ],
     # timm: MODEL.BACKBONE.NAME build_timm_body.
-    extras_require={"dev": ["pytest>=8.3.4", "ruff>=0.8.4"], "timm": ["timm>=1.0.31"]},
+    extras_require={
+        "dev": ["pytest>=8.3.4", "pytest-xdist>=3.8.0", "ruff>=0.8.4"],
+        "timm": ["timm>=1.0.31"],
+    },
 )

@@ -89,17 +89,35 @@ def test_boxes_are_tight_around_the_drawn_pixels(monkeypatch):
     assert checked >= 20
 
 
-def test_a_cover_that_hides_an_edge_or_too_much_ink_is_refused():
-    digit = np.zeros((20, 20), dtype=bool)
-    digit[5:15, 5:15] = True
-    nothing, edge, core, hole = (np.zeros_like(digit) for _ in range(4))
-    edge[:, :6] = True
-    core[6:14, 6:14] = True
-    hole[8:12, 8:12] = True
-    assert digit_drawing._stays_visible(digit, digit, nothing)
-    assert digit_drawing._stays_visible(digit, digit, hole)
-    assert not digit_drawing._stays_visible(digit, digit, edge)
-    assert not digit_drawing._stays_visible(digit, digit, core)
+def digit_at(x, y, height, width):
+    return digit_drawing._Digit(x, y, np.ones((height, width), dtype=bool))
+
+
+@pytest.mark.parametrize(
+    "cover, stays",
+    [((0, 0, 20, 4), True), ((15, 0, 20, 5), True), ((8, 8, 4, 4), True),
+     ((0, 0, 20, 6), False), ((14, 14, 1, 1), True), ((6, 6, 8, 8), False),
+     ((0, 14, 30, 30), False), ((5, 0, 5, 9), True)],
+)  # fmt: skip
+def test_a_cover_that_hides_an_edge_or_too_much_ink_is_refused(cover, stays):
+    """The digit fills rows and columns 5 to 14; covers are x, y, height and width."""
+    digit, other = digit_at(5, 5, 10, 10), digit_at(*cover)
+    assert digit.stays_visible_under(other) == stays
+    # What is seen is the digit without the cover, in the whole scene.
+    scene = np.zeros((50, 50), dtype=bool)
+    scene[5:15, 5:15] = True
+    x, y, height, width = cover
+    scene[y : y + height, x : x + width] = False
+    digit.cover(other)
+    assert np.array_equal(digit.seen, scene[5:15, 5:15])
+
+
+def test_covers_add_up():
+    digit = digit_at(5, 5, 10, 10)
+    first, second = digit_at(6, 6, 5, 4), digit_at(10, 7, 4, 4)
+    assert digit.stays_visible_under(first) and digit.stays_visible_under(second)
+    digit.cover(first)
+    assert not digit.stays_visible_under(second)
 
 
 def test_sizes_are_log_uniform_and_grow_with_the_scene():
