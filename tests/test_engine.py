@@ -4,7 +4,10 @@ import argparse
 import json
 import os
 import pickle
+import platform
 import signal
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -418,3 +421,27 @@ def test_more_gpus_than_there_are_is_told(monkeypatch):
     args = argparse.Namespace(num_gpus=4, num_machines=1, machine_rank=0, dist_url="auto")
     with pytest.raises(UserError, match=r"--num-gpus 4: this machine shows 1 GPU"):
         launch(lambda args: None, args)
+
+
+STEPS = """
+import resource, torch
+from anchorkit.engine import _keep_freed_memory
+def step():
+    return [torch.ones(5_000_000) for _ in range(4)]
+_keep_freed_memory()
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_memory_of_a_step_is_used_again_by_the_next():
+    """Without it five steps of 80 MB bring some 97,000 page faults."""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", STEPS], capture_output=True, text=True, check=True
+    )
+    assert int(result.stdout) < 1000
