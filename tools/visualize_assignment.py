@@ -56,7 +56,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--table-only", action="store_true", help="count, and draw nothing")
     parser.add_argument("--format", choices=("png", "pdf"), default="png", help="of the pictures")
-    parser.add_argument("--columns", type=int, default=3, help="panels side by side (3)")
+    parser.add_argument("--columns", type=int, default=3, help="most panels side by side (3)")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE",
         help="config keys to override; must come last",

@@ -40,15 +40,17 @@ def draw_assignment(
         labels: of :func:`label_levels`.
         class_names: names by class; classes without one are numbered.
         title: a line above all panels.
-        columns: panels side by side.
+        columns: at most so many panels stand side by side; the rows are evenly filled.
 
     Returns:
         A figure 7 inches wide, for :func:`save_figure`.
     """
     extent = _extent(image, labels)
+    num_panels = len(labels.levels) + 1
+    num_rows = -(-num_panels // columns)
+    columns = -(-num_panels // num_rows)
     width = (PAGE_WIDTH - 2 * _MARGIN - (columns - 1) * _GAP) / columns
     height = width * (extent[3] - extent[1]) / (extent[2] - extent[0])
-    num_rows = -(-(len(labels.levels) + 1) // columns)
     rows_end = _TITLE_HEIGHT + num_rows * (height + _HEADING_HEIGHT + 4.0)
     legend, missing = _legend(labels), _missing(labels, class_names)
     page = Page(PAGE_WIDTH, 10.0)
@@ -59,7 +61,7 @@ def draw_assignment(
 
     title = page.shorten(title, _TITLE_SIZE, usable, bold=True)
     page.text(_MARGIN, 3, title, _TITLE_SIZE, bold=True)
-    for index in range(len(labels.levels) + 1):
+    for index in range(num_panels):
         left = _MARGIN + (index % columns) * (width + _GAP)
         top = _TITLE_HEIGHT + (index // columns) * (height + _HEADING_HEIGHT + 4.0)
         panel = page.panel(left, top + _HEADING_HEIGHT, width, extent)
