@@ -31,8 +31,9 @@ def build_resnet_fpn_p6p7_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
     )
     top_block = None
     if source != "none":
-        width = channels if source == "p5" else bottom_up.output_shape()["res5"].channels
-        top_block = LastLevelP6P7(width, channels, in_feature=source)
+        is_p5 = source == "p5"
+        source_channels = channels if is_p5 else bottom_up.output_shape()["res5"].channels
+        top_block = LastLevelP6P7(source_channels, channels, in_feature=source)
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
