@@ -19,6 +19,7 @@ def add_anchorkit_config(cfg: CfgNode) -> None:
     _add_dsla_keys(cfg)
     _add_classifier_keys(cfg)
     _add_oat_keys(cfg)
+    _add_indeed_keys(cfg)
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
@@ -28,6 +29,21 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # Classification sets of the user's own: a list of [name, folder]; the folder has a sub-folder
     # of images for each class. The names can then stand in DATASETS.TRAIN and TEST.
     cfg.DATASETS.IMAGE_FOLDERS = []
+    # A multi-label set has the name of a detection set and "_multi_label": voc_2007_trainval_... .
+    node = CfgNode()
+    # Training images with fewer classes are left out: 0 keeps all, 1 drops those without objects, 2
+    # is the INDeeD paper's "Split". Evaluations tell all images and those of one class apart.
+    node.MIN_CLASSES_TRAIN = 0
+    # VOC's classes whose objects in an image are all difficult: "positive" (the paper's counts),
+    # "negative", or "ignore" (neither learned nor ranked).
+    node.DIFFICULT_TRAIN = "positive"
+    node.DIFFICULT_TEST = "positive"
+    # Composed sets (ml_mnist_5_train): images lie in "random" cells of the 3 x 3, or in "fixed"
+    # ones (one after the other; a single one in the middle).
+    node.CELLS = "random"
+    # Compose other images in every epoch.
+    node.FRESH = False
+    cfg.DATASETS.MULTI_LABEL = node
     # Look at all annotations and image files before training and log one table of what is there.
     cfg.DATASETS.CHECK = True
     # False: invalid boxes are dropped with a count. True: the first one stops the run.
@@ -284,7 +300,7 @@ def _add_ssd_keys(cfg: CfgNode) -> None:
 def _add_classifier_keys(cfg: CfgNode) -> None:
     # ImageClassifier: MODEL.BACKBONE.NAME, one linear layer, and the method that trains them.
     node = CfgNode()
-    # "cross_entropy" or "oat".
+    # "cross_entropy" or "oat"; of multi-label sets "binary_cross_entropy" or "indeed".
     node.METHOD = "cross_entropy"
     # Output of the body that is pooled and classified: "features"; "res5" of detectron2's ResNets.
     node.FEATURE = "features"
@@ -295,6 +311,8 @@ def _add_classifier_keys(cfg: CfgNode) -> None:
     # Share of each label that is spread evenly over all classes.
     node.LABEL_SMOOTHING = 0.0
     cfg.MODEL.CLASSIFIER = node
+    # build_simple_cnn: channels of its convolutions and of its hidden layer.
+    cfg.MODEL.SIMPLE_CNN = CfgNode({"CHANNELS": [32, 64, 128], "HIDDEN": 128})
     # build_wide_resnet: number of convolutions, factor of the channels, dropout in each block.
     cfg.MODEL.WIDE_RESNET = CfgNode({"DEPTH": 28, "WIDTH": 10, "DROPOUT": 0.0})
 
@@ -325,3 +343,29 @@ def _add_oat_keys(cfg: CfgNode) -> None:
     node.TEST_SEED = 0
     node.NUM_PERMUTATIONS = 5
     cfg.MODEL.OAT = node
+
+
+def _add_indeed_keys(cfg: CfgNode) -> None:
+    # INDeeD on multi-label sets; see projects/indeed/METHOD.md.
+    node = CfgNode()
+    # Mask of what two images share: "minmax" (eq. 4) or "l2" (eq. 3).
+    node.NORM = "minmax"
+    # Weight of the identical and the disparate losses (eq. 6), and the share of the training in
+    # which it rises linearly from 0. The paper gives neither.
+    node.LAMBDA = 1.0
+    node.LAMBDA_RAMP = 0.2
+    # "matching": an image is in one pair at most; "independent": each draws a partner.
+    node.PAIRING = "matching"
+    # What an image without a partner contributes, paired with itself: "self_no_disparate" its
+    # identical part, "self" both (as printed), "skip" neither.
+    node.DEFAULT_PAIR = "self_no_disparate"
+    # Weight of all losses of such an image; the paper's sum over pairs counts it twice.
+    node.DEFAULT_PAIR_WEIGHT = 1.0
+    # The two losses (Tables 4 and 5).
+    node.IDENTICAL = True
+    node.DISPARATE = True
+    # No gradient through the mask.
+    node.DETACH_MASK = False
+    # Divisors of the masks are at least this.
+    node.EPSILON = 1e-6
+    cfg.MODEL.INDEED = node

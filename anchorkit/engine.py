@@ -23,6 +23,7 @@ from .data import (
     check_datasets,
     check_files,
     is_image_set,
+    is_multi_label,
     register_coco_format,
     register_image_folders,
 )
@@ -31,6 +32,7 @@ from .errors import UserError
 from .evaluation import evaluate
 from .launch import launch
 from .modeling.meta_arch import ImageClassifier
+from .modeling.meta_arch.classifier import MULTI_LABEL_METHODS, SINGLE_LABEL_METHODS
 from .trainer import Trainer, closing_note, verify
 
 __all__ = ["Trainer", "argument_parser", "launch", "main", "setup"]
@@ -189,6 +191,16 @@ def _check_task(cfg: CfgNode, *, train: bool) -> None:
             raise UserError(
                 f"{name} is a {kind} set; {cfg.MODEL.META_ARCHITECTURE} needs {wanted} set in "
                 "DATASETS.TRAIN and TEST"
+            )
+        if not classifies:
+            continue
+        methods = MULTI_LABEL_METHODS if is_multi_label(name) else SINGLE_LABEL_METHODS
+        if cfg.MODEL.CLASSIFIER.METHOD not in methods:
+            kind = "several classes" if is_multi_label(name) else "one class"
+            raise UserError(
+                f"{name} has images of {kind}, which MODEL.CLASSIFIER.METHOD "
+                f"{cfg.MODEL.CLASSIFIER.METHOD!r} is not for; choose "
+                f"{' or '.join(map(repr, methods))}, or another data set"
             )
 
 

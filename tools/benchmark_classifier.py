@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     images = noise(args.images)
-    register_image_set(SET_NAME, lambda size, resize: images, images.classes)
+    register_image_set(SET_NAME, lambda options: images, images.classes)
     steps = -(-args.images // BATCH)
     with tempfile.TemporaryDirectory() as folder:
         shared = (steps, args.device, folder)

@@ -3,6 +3,6 @@
 from .base import ClassificationMethod
 from .indeed import INDeeD
 from .oat import OAT
-from .standard import CrossEntropy
+from .standard import BinaryCrossEntropy, CrossEntropy
 
-__all__ = ["INDeeD", "OAT", "ClassificationMethod", "CrossEntropy"]
+__all__ = ["INDeeD", "OAT", "BinaryCrossEntropy", "ClassificationMethod", "CrossEntropy"]

@@ -8,7 +8,12 @@ class ClassificationMethod(nn.Module):
 
     A module, so that what it must remember (a phase, a running mean) is a buffer and lies in the
     checkpoint. The network without the method is what runs at inference.
+
+    Attributes:
+        is_multi_label: whether an image may have any number of classes.
     """
+
+    is_multi_label = False
 
     def losses(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The losses of a batch; their sum is minimised.
@@ -16,7 +21,8 @@ class ClassificationMethod(nn.Module):
         Args:
             model: has ``features(images)``, (B, D), and ``head(features)``, (B, K).
             images: (B, C, H, W) float, normalised.
-            labels: (B,) class indices, or (B, K) float targets (mixup).
+            labels: (B,) class indices, or (B, K) float targets (mixup). Multi-label: (B, K), 1
+                for a class that is there, 0 for one that is not, -1 where it is not known.
 
         Returns:
             float32 scalars by name.

@@ -3,10 +3,10 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import ClassificationMethod
+from .standard import binary_losses
 
 MASKS = ("minmax", "l2")
 PAIRINGS = ("matching", "independent")
@@ -14,8 +14,11 @@ DEFAULT_PAIRS = ("self_no_disparate", "self", "skip")
 
 
 def valid_pairs(labels: Tensor) -> Tensor:
-    """Eqs 1 and 2: (B, B) bool, images that share a label and differ in one, for labels (B, K)."""
-    labels = labels.float()
+    """Eqs 1 and 2: (B, B) bool, images that share a label and differ in one, for labels (B, K).
+
+    What is not known (-1) or mixed counts as not there.
+    """
+    labels = (labels == 1).float()
     shared = labels @ labels.T
     sizes = labels.sum(dim=1)
     return (shared > 0) & (sizes[:, None] + sizes > 2 * shared)
@@ -56,11 +59,6 @@ def mask_of(product: Tensor, kind: str, epsilon: float = 1e-6) -> Tensor:
     return (product - low) / (high - low).clamp(min=epsilon)
 
 
-def binary_losses(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Eq. 10: (B,) sigmoid cross entropy summed over the classes."""
-    return F.binary_cross_entropy_with_logits(outputs, labels, reduction="none").sum(dim=1)
-
-
 class INDeeD(ClassificationMethod):
     """Sigmoid cross entropy on images, and on what pairs of them share and do not (eqs 5 to 11).
 
@@ -77,9 +75,14 @@ class INDeeD(ClassificationMethod):
             each draws a partner among all that are valid.
         default_pair: what an image without a partner contributes, paired with itself:
             "self_no_disparate" its identical part, "self" both, "skip" neither.
+        default_pair_weight: of all losses of such an image.
         identical, disparate: switches of the two parts (Tables 4 and 5).
         detach_mask: no gradient through the mask.
+        epsilon: divisors of the masks are at least this.
+        label_smoothing: see :func:`~.standard.binary_losses`.
     """
+
+    is_multi_label = True
 
     def __init__(
         self,
@@ -89,9 +92,12 @@ class INDeeD(ClassificationMethod):
         ramp_steps: int = 0,
         pairing: str = "matching",
         default_pair: str = "self_no_disparate",
+        default_pair_weight: float = 1.0,
         identical: bool = True,
         disparate: bool = True,
         detach_mask: bool = False,
+        epsilon: float = 1e-6,
+        label_smoothing: float = 0.0,
     ):
         super().__init__()
         self.mask = mask
@@ -99,33 +105,69 @@ class INDeeD(ClassificationMethod):
         self.ramp_steps = ramp_steps
         self.pairing = pairing
         self.default_pair = default_pair
+        self.default_pair_weight = default_pair_weight
         self.identical = identical
         self.disparate = disparate
         self.detach_mask = detach_mask
+        self.epsilon = epsilon
+        self.label_smoothing = label_smoothing
         self.register_buffer("num_steps", torch.tensor(0))
+        self._is_checked = False
 
     def losses(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """See the base class.
+
+        Raises:
+            ValueError: features are negative (looked for in the first batch): the masks need
+                those of a ReLU.
+        """
         features = model.features(images)
         with torch.autocast(features.device.type, enabled=False):
             features, labels = features.float(), labels.float()
+            self._check(features)
             weight = self._next_weight()
             pair = random_matching if self.pairing == "matching" else random_partners
             partner = pair(valid_pairs(labels))
-            mask = mask_of(features * features[partner], self.mask)
-            if self.detach_mask:
-                mask = mask.detach()
             is_alone = partner == torch.arange(len(partner), device=partner.device)
             theirs = labels[partner]
-            losses = {"loss_class": binary_losses(model.head(features), labels).mean()}
+            losses = {"loss_class": self._loss(model.head(features), labels, is_alone, True)}
+            if not (self.identical or self.disparate):
+                return losses
+            mask = mask_of(features * features[partner], self.mask, self.epsilon)
+            if self.detach_mask:
+                mask = mask.detach()
             if self.identical:
-                terms = binary_losses(model.head(mask * features), labels * theirs)
-                terms = terms.masked_fill(is_alone, 0.0) if self.default_pair == "skip" else terms
-                losses["loss_identical"] = weight * terms.mean()
+                outputs = model.head(mask * features)
+                counts_alone = self.default_pair != "skip"
+                loss = self._loss(outputs, _shared(labels, theirs), is_alone, counts_alone)
+                losses["loss_identical"] = weight * loss
             if self.disparate:
-                terms = binary_losses(model.head((1 - mask) * features), labels * (1 - theirs))
-                terms = terms if self.default_pair == "self" else terms.masked_fill(is_alone, 0.0)
-                losses["loss_disparate"] = weight * terms.mean()
+                outputs = model.head((1 - mask) * features)
+                counts_alone = self.default_pair == "self"
+                loss = self._loss(outputs, _lacking(labels, theirs), is_alone, counts_alone)
+                losses["loss_disparate"] = weight * loss
             return losses
+
+    def _loss(
+        self, outputs: Tensor, labels: Tensor, is_alone: Tensor, counts_alone: bool
+    ) -> Tensor:
+        terms = binary_losses(outputs, labels, self.label_smoothing)
+        weight_alone = self.default_pair_weight if counts_alone else 0.0
+        if weight_alone != 1.0:
+            terms = torch.where(is_alone, weight_alone * terms, terms)
+        return terms.mean()
+
+    def _check(self, features: Tensor) -> None:
+        """Once: later batches do not wait for the device."""
+        if self._is_checked:
+            return
+        self._is_checked = True
+        lowest = float(features.detach().min())
+        if lowest < 0:
+            raise ValueError(
+                f"INDeeD takes products of features apart, which must not be negative; this body "
+                f"gives {lowest:.3g}: choose one that ends with a ReLU"
+            )
 
     def _next_weight(self) -> Tensor | float:
         if self.ramp_steps == 0:
@@ -136,3 +178,15 @@ class INDeeD(ClassificationMethod):
 
     def scores(self, outputs: Tensor) -> Tensor:
         return outputs.float().sigmoid()
+
+
+def _shared(own: Tensor, theirs: Tensor) -> Tensor:
+    """(B, K) 1 for classes that both have, 0 for the others, -1 where that is not known."""
+    is_unknown = ((own < 0) & (theirs != 0)) | ((theirs < 0) & (own != 0))
+    return torch.where(is_unknown, -1.0, own * theirs)
+
+
+def _lacking(own: Tensor, theirs: Tensor) -> Tensor:
+    """(B, K) 1 for own classes that the other lacks, 0 for all others, -1 if not known."""
+    is_unknown = ((own < 0) & (theirs != 1)) | ((theirs < 0) & (own != 0))
+    return torch.where(is_unknown, -1.0, own * (1 - theirs))

@@ -6,12 +6,23 @@ from .check import check_datasets
 from .coco_format import load_coco_boxes, register_coco_format
 from .digit_scenes import write_digit_scenes
 from .image_folder import register_image_folders
-from .image_set import ImageBatch, ImageSet, is_image_set, load_image_set, register_image_set
+from .image_grids import ImageGrids
+from .image_set import (
+    ImageBatch,
+    ImageSet,
+    ReadOptions,
+    is_image_set,
+    is_multi_label,
+    load_image_set,
+    register_image_set,
+)
 from .loader import build_test_loader, build_train_loader
 
 __all__ = [
     "ImageBatch",
+    "ImageGrids",
     "ImageSet",
+    "ReadOptions",
     "build_test_loader",
     "build_train_loader",
     "check_classes",
@@ -19,6 +30,7 @@ __all__ = [
     "check_files",
     "check_same_classes",
     "is_image_set",
+    "is_multi_label",
     "load_coco_boxes",
     "load_dataset",
     "load_image_set",

@@ -227,9 +227,7 @@ _READERS = {
 
 def _register(kind: str, split: str) -> None:
     read, classes = _READERS[kind]
-    register_image_set(
-        f"{kind}_{split}", lambda size, resize: read(datasets_root(), split), classes
-    )
+    register_image_set(f"{kind}_{split}", lambda options: read(datasets_root(), split), classes)
 
 
 for _kind in _READERS:

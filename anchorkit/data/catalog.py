@@ -53,7 +53,7 @@ def check_files(cfg: CfgNode, *, train: bool = True) -> None:
     """
     for name in _dataset_names(cfg, train):
         if is_image_set(name):
-            load_image_sets(cfg, [name])
+            load_image_sets(cfg, [name], train=train and name in cfg.DATASETS.TRAIN)
         else:
             _check_files_of(name)
 

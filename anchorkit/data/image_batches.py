@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ..config import check_choice
 from ..errors import UserError
-from .image_set import RESIZES, ImageBatch, ImageSet, load_image_set
+from .image_set import CELLS, DIFFICULT, RESIZES, ImageBatch, ImageSet, load_image_set
 
 
 def build_image_batches(cfg: CfgNode, start_iter: int = 0) -> "TrainImageBatches":
     """Endless training batches of ``DATASETS.TRAIN``, a function of seed, rank and iteration."""
     world_size = comm.get_world_size()
     return TrainImageBatches(
-        load_image_sets(cfg, cfg.DATASETS.TRAIN),
+        load_image_sets(cfg, cfg.DATASETS.TRAIN, train=True),
         cfg.SOLVER.IMS_PER_BATCH // world_size,
         device=cfg.MODEL.DEVICE,
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
@@ -37,7 +37,7 @@ def build_image_batches(cfg: CfgNode, start_iter: int = 0) -> "TrainImageBatches
 def build_test_image_batches(cfg: CfgNode, dataset_name: str) -> "TestImageBatches":
     """All images of a set in order, each process with its share."""
     return TestImageBatches(
-        load_image_sets(cfg, [dataset_name]),
+        load_image_sets(cfg, [dataset_name], train=False),
         max(1, cfg.TEST.IMS_PER_BATCH),
         device=cfg.MODEL.DEVICE,
         rank=comm.get_rank(),
@@ -52,7 +52,9 @@ def iterations_per_epoch(cfg: CfgNode) -> int:
         UserError: the data cannot be loaded, or are fewer than a batch that must be full.
     """
     # Set by set: joining them would copy all images.
-    number = sum(len(load_image_sets(cfg, [name]).labels) for name in cfg.DATASETS.TRAIN)
+    number = sum(
+        len(load_image_sets(cfg, [name], train=True).labels) for name in cfg.DATASETS.TRAIN
+    )
     world_size = comm.get_world_size()
     batch_size = cfg.SOLVER.IMS_PER_BATCH // world_size
     share = number // world_size
@@ -96,10 +98,8 @@ class TrainImageBatches:
         flip: bool = False,
         mixup: float = 0.0,
     ):
-        self.images = images.images.to(device)
-        self.labels = images.labels.to(device)
-        self.image_names = images.image_names
-        self.num_classes = len(images.classes)
+        self.device = device
+        self.images = images.to(device)
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
@@ -115,19 +115,20 @@ class TrainImageBatches:
         number = self.num_skipped
         while True:
             epoch, first = divmod(number, self.batches_per_epoch)
-            order = self._order(epoch)
+            order, images = self._order(epoch), self.images.of_epoch(epoch)
             for batch in range(first, self.batches_per_epoch):
                 indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-                yield self._batch(indices, number)
+                yield self._batch(images, indices, number)
                 number += 1
 
     def _order(self, epoch: int) -> Tensor:
         """This process's images of an epoch, in order."""
-        order = torch.randperm(len(self.labels), generator=_generator(self.seed, 0, epoch))
-        return order[self.rank :: self.world_size][: self.share].to(self.images.device)
+        number = len(self.images.labels)
+        order = torch.randperm(number, generator=_generator(self.seed, 0, epoch))
+        return order[self.rank :: self.world_size][: self.share].to(self.device)
 
-    def _batch(self, indices: Tensor, number: int) -> ImageBatch:
-        images, labels = self.images[indices], self.labels[indices]
+    def _batch(self, image_set: ImageSet, indices: Tensor, number: int) -> ImageBatch:
+        images, labels = image_set.pixels(indices), image_set.labels[indices]
         if self.shift or self.flip or self.mixup > 0:
             generator = _generator(self.seed, 1, self.rank, number)
             if self.shift:
@@ -136,14 +137,16 @@ class TrainImageBatches:
                 images = flip_images(images, generator)
             if self.mixup > 0:
                 images, labels = self._mix(images, labels, generator, number)
-        return ImageBatch(images, labels, indices, self.image_names)
+        return ImageBatch(images, labels, indices, image_set.image_names)
 
     def _mix(self, images, labels, generator, number) -> tuple[Tensor, Tensor]:
         share = np.random.default_rng([self.seed, 2, self.rank, number]).beta(
             self.mixup, self.mixup
         )
         partner = torch.randperm(len(images), generator=generator).to(images.device)
-        labels = F.one_hot(labels, self.num_classes).float()
+        if labels.dim() == 1:
+            labels = F.one_hot(labels, len(self.images.classes))
+        labels = labels.float()
         return (
             torch.lerp(images[partner].float(), images.float(), share),
             torch.lerp(labels[partner], labels, share),
@@ -177,7 +180,7 @@ class TestImageBatches:
         for first in range(self.first, self.last, self.batch_size):
             rows = slice(first, min(first + self.batch_size, self.last))
             yield ImageBatch(
-                self.images.images[rows].to(self.device),
+                self.images.pixels(rows).to(self.device),
                 self.images.labels[rows].to(self.device),
                 torch.arange(rows.start, rows.stop, device=self.device),
                 self.images.image_names,
@@ -217,14 +220,25 @@ def _generator(*entropy: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed % 2**63)
 
 
-def load_image_sets(cfg: CfgNode, names: Sequence[str]) -> ImageSet:
-    """The images of all these sets, as ``INPUT.FIXED_SIZE`` and ``RESIZE`` want them."""
-    resize = check_choice("INPUT.RESIZE", cfg.INPUT.RESIZE, RESIZES)
-    sets = [load_image_set(name, size=cfg.INPUT.FIXED_SIZE, resize=resize) for name in names]
-    if len(sets) == 1:
-        return sets[0]
+def load_image_sets(cfg: CfgNode, names: Sequence[str], *, train: bool) -> ImageSet:
+    """The images of all these sets, read as the config wants them in training or in testing."""
+    keys = cfg.DATASETS.MULTI_LABEL
+    difficult = "DIFFICULT_TRAIN" if train else "DIFFICULT_TEST"
+    options = {
+        "size": cfg.INPUT.FIXED_SIZE,
+        "resize": check_choice("INPUT.RESIZE", cfg.INPUT.RESIZE, RESIZES),
+        "difficult": check_choice(f"DATASETS.MULTI_LABEL.{difficult}", keys[difficult], DIFFICULT),
+        "min_classes": keys.MIN_CLASSES_TRAIN if train else 0,
+        "cells": check_choice("DATASETS.MULTI_LABEL.CELLS", keys.CELLS, CELLS),
+        "fresh": keys.FRESH and train,
+    }
+    sets = [load_image_set(name, **options) for name in names]
+    return sets[0] if len(sets) == 1 else _joined(sets)
+
+
+def _joined(sets: Sequence[ImageSet]) -> ImageSet:
     return ImageSet(
-        torch.cat([one.images for one in sets]),
+        torch.cat([one.pixels(slice(None)) for one in sets]),
         torch.cat([one.labels for one in sets]),
         sets[0].classes,
         [name for one in sets for name in one.image_names],

@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog
 from ..errors import UserError, quoted
 from .digit_scenes import datasets_root
 from .image_cache import cached_images
-from .image_set import ImageSet, Listing, register_image_set
+from .image_set import ImageSet, Listing, ReadOptions, register_image_set
 
 logger = logging.getLogger(__name__)
 
@@ -92,20 +92,20 @@ class ImageFolder:
                 )
             paths += found
             labels += [label] * len(found)
-        return paths, labels, classes
+        return paths, torch.tensor(labels), classes
 
-    def __call__(self, size: int, resize: str) -> ImageSet:
+    def __call__(self, options: ReadOptions) -> ImageSet:
         """Decode the images to squares, or map those that an earlier run decoded.
 
         Files that cannot be decoded are named in the log and left out.
 
         Args:
-            size: side in pixels.
-            resize: "squash" or "crop", see :func:`~.image_cache.decode_image`.
+            options: ``size`` and ``resize``, see :func:`~.image_cache.decode_image`.
 
         Raises:
             UserError: see :meth:`listing`, no size, or a class of which no file can be decoded.
         """
+        size, resize = options.size, options.resize
         if size < 1:
             raise UserError(
                 f"{self.name}: its images have sizes of their own; give the side in pixels that "
@@ -115,7 +115,8 @@ class ImageFolder:
         images, faults = cached_images(paths, size, resize, self._cache_file(paths, size, resize))
         _report_faults(self.name, paths, faults)
         kept = [position for position in range(len(paths)) if position not in faults]
-        left = {labels[position] for position in kept}
+        labels = labels[kept]
+        left = set(labels.tolist())
         lost = [name for label, name in enumerate(classes) if label not in left]
         if lost:
             raise UserError(
@@ -124,7 +125,7 @@ class ImageFolder:
             )
         return ImageSet(
             images=torch.from_numpy(images),
-            labels=torch.tensor([labels[position] for position in kept], dtype=torch.int64),
+            labels=labels,
             classes=classes,
             image_names=tuple(paths[position] for position in kept),
         )

@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from anchorkit.config import load_config, num_classes
-from anchorkit.data import image_cache, load_image_set, register_image_folders
+from anchorkit.data import ReadOptions, image_cache, load_image_set, register_image_folders
 from anchorkit.data.image_cache import decode_image
 from anchorkit.data.image_folder import ImageFolder
 from anchorkit.errors import UserError
@@ -58,7 +58,7 @@ def save(path, size, colour, **options):
 
 def load(folder, size=8, resize="squash"):
     """Load as another process would: without what this one has in memory."""
-    return ImageFolder(NAME, str(folder))(size, resize)
+    return ImageFolder(NAME, str(folder))(ReadOptions(size, resize))
 
 
 def config(*entries):

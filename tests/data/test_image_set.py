@@ -21,9 +21,9 @@ class CountingLoader:
         self.classes = classes
         self.calls = []
 
-    def __call__(self, size, resize):
-        self.calls.append((size, resize))
-        images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    def __call__(self, options):
+        self.calls.append((options.size, options.resize))
+        images = torch.zeros(2, 3, options.size, options.size, dtype=torch.uint8)
         return ImageSet(images, torch.tensor([1, 0]), self.classes, ("first", "second"))
 
 
@@ -49,7 +49,7 @@ def test_a_registered_set_gives_labels_without_pixels_and_its_classes_once_loade
 def test_classes_and_labels_that_need_no_loading_are_told_without_it():
     loader = CountingLoader()
     register_image_set(
-        NAME, loader, ["cat", "dog"], lister=lambda: (["first"], [1], ("cat", "dog"))
+        NAME, loader, ["cat", "dog"], lister=lambda: (["first"], torch.tensor([1]), ("cat", "dog"))
     )
     assert MetadataCatalog.get(NAME).thing_classes == ["cat", "dog"]
     assert DatasetCatalog.get(NAME) == [{"image_id": 0, "file_name": "first", "gt_classes": [1]}]
@@ -101,10 +101,18 @@ def test_a_detection_set_is_not_an_image_set():
         load_image_set("coco_2017_val")
 
 
-@pytest.mark.parametrize("wrong", [{"size": -1}, {"resize": "pad"}])
-def test_a_wrong_size_or_way_of_resizing_is_one_clear_line(wrong):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"size": -1}, "size of images is -1; it must be 0 or more pixels"),
+        ({"resize": "pad"}, "resize is 'pad'; it must be one of 'squash', 'crop'"),
+        ({"difficult": "maybe"}, "difficult is 'maybe'; it must be one of 'positive', 'neg"),
+        ({"cells": "left"}, "cells is 'left'; it must be one of 'random', 'fixed'"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_line(wrong, message):
     register_image_set(NAME, CountingLoader())
-    with pytest.raises(UserError, match="expected a size of 0 or more pixels and resize squash or"):
+    with pytest.raises(UserError, match=message):
         load_image_set(NAME, **wrong)
 
 

@@ -9,12 +9,20 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 
-from ...classification import OAT, ClassificationMethod, CrossEntropy
+from ...classification import (
+    OAT,
+    BinaryCrossEntropy,
+    ClassificationMethod,
+    CrossEntropy,
+    INDeeD,
+)
+from ...classification.indeed import DEFAULT_PAIRS, MASKS, PAIRINGS
 from ...classification.oat import ANCHORS, REDUCTIONS
 from ...config import check_choice, num_classes
 from ...errors import UserError
 
-METHODS = ("cross_entropy", "oat")
+SINGLE_LABEL_METHODS = ("cross_entropy", "oat")
+MULTI_LABEL_METHODS = ("binary_cross_entropy", "indeed")
 
 
 @META_ARCH_REGISTRY.register()
@@ -29,7 +37,7 @@ class ImageClassifier(nn.Module):
         pixel_mean, pixel_std: one entry for each channel that the body takes; grey images are
             repeated for three.
         image_size: images of another size are resized to this square, pixels; 0 leaves them.
-        dropout: of the features, in training.
+        dropout: of what the linear layer takes, in training.
     """
 
     @configurable
@@ -53,8 +61,7 @@ class ImageClassifier(nn.Module):
             )
         self.body = body
         self.feature = feature
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(shapes[feature].channels, num_classes)
+        self.head = LinearHead(shapes[feature].channels, num_classes, dropout=dropout)
         self.method = method
         self.image_size = image_size
         # (x - mean) / std as one multiplication and one addition.
@@ -85,7 +92,8 @@ class ImageClassifier(nn.Module):
 
         Args:
             batch: an :class:`anchorkit.data.ImageBatch`, or detectron2's list of dicts with
-                "image" (C, H, W) uint8 and, in training, "gt_classes" with one class index.
+                "image" (C, H, W) uint8 and, in training, "gt_classes": one class index, or for a
+                multi-label method any number.
 
         Returns:
             In training a dict of scalars. In evaluation raw outputs (B, K), for a list of dicts
@@ -103,7 +111,7 @@ class ImageClassifier(nn.Module):
         features = self.body(images)[self.feature]
         if features.dim() == 4:
             features = features.mean(dim=(2, 3))
-        return self.dropout(features)
+        return features
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B, C, S, S) float32 input of the body for uint8 images (B, 1 or C, H, W)."""
@@ -124,28 +132,74 @@ class ImageClassifier(nn.Module):
     def _forward_dicts(self, batch: list[dict]):
         images = torch.cat([self.normalize(one["image"][None]) for one in batch])
         if self.training:
-            labels = torch.tensor([one["gt_classes"][0] for one in batch], device=self.device)
-            return self.method.losses(self, images, labels)
+            return self.method.losses(self, images, self._labels([o["gt_classes"] for o in batch]))
         outputs = self.head(self.features(images))
         scores = self.method.scores(outputs)
         return [{"outputs": o, "scores": s} for o, s in zip(outputs, scores, strict=True)]
 
+    def _labels(self, classes: list[list[int]]) -> Tensor:
+        if not self.method.is_multi_label:
+            return torch.tensor([indices[0] for indices in classes], device=self.device)
+        labels = torch.zeros(len(classes), self.head.out_features, dtype=torch.int8)
+        for row, indices in zip(labels, classes, strict=True):
+            row[list(indices)] = 1
+        return labels.to(self.device)
+
+
+class LinearHead(nn.Linear):
+    """A linear layer with dropout before it."""
+
+    def __init__(self, in_features: int, out_features: int, *, dropout: float = 0.0):
+        super().__init__(in_features, out_features)
+        self.dropout = dropout
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(F.dropout(features, self.dropout, self.training))
+
 
 def _build_method(cfg) -> ClassificationMethod:
     """The method of ``MODEL.CLASSIFIER.METHOD``."""
-    keys, oat = cfg.MODEL.CLASSIFIER, cfg.MODEL.OAT
-    if check_choice("MODEL.CLASSIFIER.METHOD", keys.METHOD, METHODS) == "cross_entropy":
-        return CrossEntropy(label_smoothing=keys.LABEL_SMOOTHING)
+    keys = cfg.MODEL.CLASSIFIER
+    known = (*SINGLE_LABEL_METHODS, *MULTI_LABEL_METHODS)
+    name = check_choice("MODEL.CLASSIFIER.METHOD", keys.METHOD, known)
+    if name == "oat":
+        return _build_oat(cfg)
+    if name == "indeed":
+        return _build_indeed(cfg)
+    method = CrossEntropy if name == "cross_entropy" else BinaryCrossEntropy
+    return method(label_smoothing=keys.LABEL_SMOOTHING)
+
+
+def _build_oat(cfg) -> OAT:
+    keys = cfg.MODEL.OAT
     return OAT(
         num_classes=num_classes(cfg),
-        anchor=check_choice("MODEL.OAT.ANCHOR", oat.ANCHOR, ANCHORS),
-        epsilon=oat.EPSILON,
-        detach=oat.DETACH,
-        reduction=check_choice("MODEL.OAT.REDUCTION", oat.REDUCTION, REDUCTIONS),
-        global_center=oat.GLOBAL_CENTER,
-        momentum=oat.MOMENTUM,
-        label_smoothing=keys.LABEL_SMOOTHING,
-        test_batch=oat.TEST_BATCH,
-        test_seed=oat.TEST_SEED,
-        num_permutations=oat.NUM_PERMUTATIONS,
+        anchor=check_choice("MODEL.OAT.ANCHOR", keys.ANCHOR, ANCHORS),
+        epsilon=keys.EPSILON,
+        detach=keys.DETACH,
+        reduction=check_choice("MODEL.OAT.REDUCTION", keys.REDUCTION, REDUCTIONS),
+        global_center=keys.GLOBAL_CENTER,
+        momentum=keys.MOMENTUM,
+        label_smoothing=cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING,
+        test_batch=keys.TEST_BATCH,
+        test_seed=keys.TEST_SEED,
+        num_permutations=keys.NUM_PERMUTATIONS,
+    )
+
+
+def _build_indeed(cfg) -> INDeeD:
+    keys = cfg.MODEL.INDEED
+    num_steps = cfg.SOLVER.MAX_ITER * cfg.SOLVER.ACCUMULATION_STEPS
+    return INDeeD(
+        mask=check_choice("MODEL.INDEED.NORM", keys.NORM, MASKS),
+        weight=keys.LAMBDA,
+        ramp_steps=round(keys.LAMBDA_RAMP * num_steps),
+        pairing=check_choice("MODEL.INDEED.PAIRING", keys.PAIRING, PAIRINGS),
+        default_pair=check_choice("MODEL.INDEED.DEFAULT_PAIR", keys.DEFAULT_PAIR, DEFAULT_PAIRS),
+        default_pair_weight=keys.DEFAULT_PAIR_WEIGHT,
+        identical=keys.IDENTICAL,
+        disparate=keys.DISPARATE,
+        detach_mask=keys.DETACH_MASK,
+        epsilon=keys.EPSILON,
+        label_smoothing=cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING,
     )
