@@ -302,11 +302,12 @@ def _add_classifier_keys(cfg: CfgNode) -> None:
     node = CfgNode()
     # "cross_entropy" or "oat"; of multi-label sets "binary_cross_entropy" or "indeed".
     node.METHOD = "cross_entropy"
-    # Output of the body that is pooled and classified: "features"; "res5" of detectron2's ResNets.
+    # Output of the body that is pooled and classified: "features"; "maps": only the convolutions of
+    # torchvision's bodies; "res5" of detectron2's ResNets.
     node.FEATURE = "features"
     # build_torchvision_body and build_timm_body: the library's name of the model.
     node.BODY = "resnet18"
-    # Share of the features that are dropped in training.
+    # Share of the features that are dropped before the last layer, in training.
     node.DROPOUT = 0.0
     # Share of each label that is spread evenly over all classes.
     node.LABEL_SMOOTHING = 0.0

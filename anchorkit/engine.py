@@ -17,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 
 from . import modeling  # noqa: F401  registers the meta-architectures
 from .checkpoint import Checkpointer
-from .config import check_registered, load_config
+from .config import check_choice, check_registered, load_config
 from .data import (
     check_classes,
     check_datasets,
@@ -194,13 +194,16 @@ def _check_task(cfg: CfgNode, *, train: bool) -> None:
             )
         if not classifies:
             continue
-        methods = MULTI_LABEL_METHODS if is_multi_label(name) else SINGLE_LABEL_METHODS
-        if cfg.MODEL.CLASSIFIER.METHOD not in methods:
-            kind = "several classes" if is_multi_label(name) else "one class"
+        methods, others = SINGLE_LABEL_METHODS, MULTI_LABEL_METHODS
+        if is_multi_label(name):
+            methods, others = others, methods
+        method = cfg.MODEL.CLASSIFIER.METHOD
+        check_choice("MODEL.CLASSIFIER.METHOD", method, (*methods, *others))
+        if method in others:
+            number = "any number of classes" if is_multi_label(name) else "one class"
             raise UserError(
-                f"{name} has images of {kind}, which MODEL.CLASSIFIER.METHOD "
-                f"{cfg.MODEL.CLASSIFIER.METHOD!r} is not for; choose "
-                f"{' or '.join(map(repr, methods))}, or another data set"
+                f"an image of {name} has {number}, and MODEL.CLASSIFIER.METHOD {method!r} is not "
+                f"for that; choose {' or '.join(map(repr, methods))}, or another data set"
             )
 
 

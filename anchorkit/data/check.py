@@ -79,7 +79,9 @@ def check_datasets(cfg: CfgNode) -> DataCheck | None:
     names = list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
     if all(map(is_image_set, names)):
         # They are in memory already: files that cannot be decoded were named when they were read.
-        image_sets = {name: load_image_sets(cfg, [name]) for name in names}
+        image_sets = {
+            name: load_image_sets(cfg, [name], train=name in cfg.DATASETS.TRAIN) for name in names
+        }
         logger.info("Data check:\n%s", format_image_sets(image_sets))
         return None
     for name in names:
@@ -144,13 +146,16 @@ def format_table(summaries: Sequence[DatasetSummary]) -> str:
 
 def format_image_sets(image_sets: dict[str, ImageSet]) -> str:
     """One table: classification sets as columns; size, images, and images of each class as rows."""
-    counts = [
-        one.labels.bincount(minlength=len(one.classes)).tolist() for one in image_sets.values()
-    ]
-    shapes = [" x ".join(map(str, one.images.shape[1:])) for one in image_sets.values()]
-    classes = next(iter(image_sets.values())).classes
-    rows = [["images", *map(sum, counts)], ["channels, height, width", *shapes]]
-    rows.append(["classes", *(len(one.classes) for one in image_sets.values())])
+    sets = list(image_sets.values())
+    counts = [one.class_counts() for one in sets]
+    numbers = [len(one.labels) for one in sets]
+    shapes = [" x ".join(map(str, one.pixels(slice(0, 1)).shape[1:])) for one in sets]
+    classes = sets[0].classes
+    rows = [["images", *numbers], ["channels, height, width", *shapes]]
+    rows.append(["classes", *(len(one.classes) for one in sets)])
+    if any(one.labels.dim() == 2 for one in sets):
+        shares = [f"{sum(c) / max(n, 1):.2f}" for c, n in zip(counts, numbers, strict=True)]
+        rows.append(["classes an image", *shares])
     rows += [
         [f"images of {name}", *(count[number] for count in counts)]
         for number, name in enumerate(classes)

@@ -69,6 +69,12 @@ class ImageSet:
         """(B, C, H, W) images of the set's rows."""
         return self.images[rows]
 
+    def class_counts(self) -> list[int]:
+        """For each class the number of images that are known to have it."""
+        if self.labels.dim() == 1:
+            return self.labels.bincount(minlength=len(self.classes)).tolist()
+        return (self.labels == 1).sum(dim=0).tolist()
+
     def to(self, device: str | torch.device) -> "ImageSet":
         """The set with its tensors on a device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))

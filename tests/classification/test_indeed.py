@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from anchorkit.classification import indeed
+from anchorkit.classification import BinaryCrossEntropy, indeed
 from anchorkit.classification.indeed import INDeeD
+from anchorkit.classification.standard import binary_losses
 from tests.reference import indeed as oracle
 
 K, D = 5, 9
@@ -35,7 +36,8 @@ AWKWARD = {
     "nothing shared": torch.eye(K, dtype=torch.long),
     "one valid pair": torch.tensor([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0]]),
 }
-LABELS = [*AWKWARD.values(), *(random_labels(n, d, n) for n in (2, 7, 64) for d in (0.2, 0.5, 0.8))]
+PARTLY_KNOWN = torch.randint(-1, 2, (24, K), generator=torch.Generator().manual_seed(4))
+LABELS = [*AWKWARD.values(), PARTLY_KNOWN, *(random_labels(n, d, n) for n in (2, 7, 64) for d in (0.2, 0.5, 0.8))]
 
 
 @pytest.mark.parametrize("labels", LABELS)
@@ -83,19 +85,23 @@ def test_independent_partners_are_valid_wherever_there_is_one(labels):
 
 @pytest.mark.parametrize("default_pair", indeed.DEFAULT_PAIRS)
 @pytest.mark.parametrize("kind", indeed.MASKS)
-@pytest.mark.parametrize("labels", LABELS[:8])
-def test_losses_are_those_of_the_loops(monkeypatch, labels, kind, default_pair):
+@pytest.mark.parametrize("default_weight", [1.0, 2.0])
+@pytest.mark.parametrize("labels", LABELS[:9])
+def test_losses_are_those_of_the_loops(monkeypatch, labels, kind, default_pair, default_weight):
     torch.manual_seed(0)
     features = torch.rand(len(labels), D) * (torch.rand(len(labels), D) < 0.7)
     partner = indeed.random_matching(indeed.valid_pairs(labels), torch.Generator().manual_seed(1))
     monkeypatch.setattr(indeed, "random_matching", lambda valid: partner)
     model = Linear()
-    method = INDeeD(mask=kind, weight=0.3, default_pair=default_pair)
+    method = INDeeD(
+        mask=kind, weight=0.3, default_pair=default_pair, default_pair_weight=default_weight
+    )
     actual = method.losses(model, features, labels.float())
     weight, bias = model.head.weight.tolist(), model.head.bias.tolist()
     own, identical, disparate = oracle.losses(
-        features.tolist(), labels.tolist(), partner.tolist(), weight, bias, kind, default_pair
-    )
+        features.tolist(), labels.tolist(), partner.tolist(), weight, bias, kind, default_pair,
+        default_weight,
+    )  # fmt: skip
     assert actual["loss_class"].item() == pytest.approx(own, rel=1e-4)
     assert actual["loss_identical"].item() == pytest.approx(0.3 * identical, rel=1e-4)
     assert actual["loss_disparate"].item() == pytest.approx(0.3 * disparate, rel=1e-4, abs=1e-6)
@@ -144,3 +150,27 @@ def test_no_gradient_goes_through_a_detached_mask():
         losses["loss_identical"].backward()
         gradients.append(features.grad)
     assert not torch.allclose(*gradients)
+
+
+def test_the_baseline_is_the_loss_of_the_whole_images():
+    model, features = Linear(), torch.rand(24, D)
+    own = INDeeD().losses(model, features, PARTLY_KNOWN)["loss_class"]
+    assert BinaryCrossEntropy().losses(model, features, PARTLY_KNOWN)["loss_class"] == own
+
+
+def test_smoothed_labels_are_drawn_towards_a_half():
+    outputs, labels = torch.randn(6, K), random_labels(6, 0.5)
+    targets = 0.9 * labels + 0.05
+    expected = nn.functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+    assert torch.allclose(binary_losses(outputs, labels.float(), 0.1), expected.sum(dim=1))
+
+
+def test_features_that_are_negative_are_refused():
+    with pytest.raises(ValueError, match="must not be negative; this body gives -0.5"):
+        INDeeD().losses(Linear(), torch.full((2, D), -0.5), random_labels(2, 0.5))
+
+
+def test_half_precision_features_give_single_precision_losses():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = INDeeD().losses(Linear(), torch.rand(8, D).bfloat16(), random_labels(8, 0.5))
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}

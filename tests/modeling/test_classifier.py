@@ -12,7 +12,7 @@ from anchorkit.checkpoint import Checkpointer
 from anchorkit.config import load_config
 from anchorkit.data.image_set import ImageBatch
 from anchorkit.errors import UserError
-from anchorkit.modeling.backbone import LibraryBody, LightweightCNN, WideResNet
+from anchorkit.modeling.backbone import LibraryBody, LightweightCNN, SimpleCNN, WideResNet
 
 K = 5
 
@@ -32,16 +32,22 @@ def classifier(body="build_lightweight_cnn", size=16, **options):
     return build_model(load_config("", [part for pair in overrides.items() for part in pair]))
 
 
-def batch(number=4, size=16, channels=3):
+def batch(number=4, size=16, channels=3, multi_label=False):
     torch.manual_seed(1)
     images = torch.randint(0, 256, (number, channels, size, size), dtype=torch.uint8)
     labels = torch.arange(number) % K
+    if multi_label:
+        labels = (torch.rand(number, K) < 0.5).to(torch.int8)
     return ImageBatch(images, labels, torch.arange(number), [f"image {i}" for i in range(number)])
 
 
 def as_dicts(images):
     return [
-        {"image": image, "gt_classes": [int(label)], "image_id": int(index)}
+        {
+            "image": image,
+            "gt_classes": label.nonzero()[:, 0].tolist() if label.dim() else [int(label)],
+            "image_id": int(index),
+        }
         for image, label, index in zip(images.images, images.labels, images.indices, strict=True)
     ]
 
@@ -56,6 +62,9 @@ def evaluated(model, images):
     ("body", "options"),
     [
         ("build_lightweight_cnn", {}),
+        ("build_simple_cnn", {}),
+        ("build_torchvision_body", {
+            "size": 32, "MODEL__CLASSIFIER__BODY": "vgg11", "MODEL__CLASSIFIER__FEATURE": "maps"}),
         ("build_wide_resnet", {"MODEL__WIDE_RESNET__DEPTH": 10, "MODEL__WIDE_RESNET__WIDTH": 1}),
         ("build_torchvision_body", {"size": 32}),
         ("build_resnet_backbone", {
@@ -64,12 +73,12 @@ def evaluated(model, images):
             "MODEL__RESNETS__NORM": "BN", "MODEL__BACKBONE__FREEZE_AT": 0}),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("method", ["cross_entropy", "oat"])
+@pytest.mark.parametrize("method", ["cross_entropy", "oat", "binary_cross_entropy", "indeed"])
 def test_every_body_learns_with_every_method(body, options, method):
     model = classifier(body, MODEL__CLASSIFIER__METHOD=method, **options)
     if method == "oat":
         model.method.activate()
-    images = batch(size=options.get("size", 16))
+    images = batch(size=options.get("size", 16), multi_label=model.method.is_multi_label)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(6):
@@ -94,6 +103,30 @@ def test_dicts_and_batches_are_the_same_images():
     assert model(images)["loss_class"].item() == pytest.approx(
         model(as_dicts(images))["loss_class"].item()
     )
+
+
+def test_dicts_and_batches_have_the_same_loss_and_scores_with_several_labels():
+    model = classifier(MODEL__CLASSIFIER__METHOD="binary_cross_entropy")
+    images = batch(multi_label=True)
+    loss, of_dicts = (model.train()(one)["loss_class"] for one in (images, as_dicts(images)))
+    assert loss.item() == pytest.approx(of_dicts.item())
+    scores = torch.stack([one["scores"] for one in evaluated(model, as_dicts(images))])
+    torch.testing.assert_close(scores, evaluated(model, images).sigmoid())
+
+
+def test_the_ramp_is_a_share_of_the_training():
+    model = classifier(MODEL__CLASSIFIER__METHOD="indeed", SOLVER__MAX_ITER=200)
+    assert model.method.ramp_steps == 40
+
+
+def test_dropout_lies_before_the_last_layer_and_not_in_the_features():
+    model, images = classifier(MODEL__CLASSIFIER__DROPOUT=0.5).train(), batch()
+    first, second = (model.features(model.normalize(images.images)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(model.head(first), model.head(first))
+    # VGG's own would come before the features of its second hidden layer are compared.
+    vgg = classifier("build_torchvision_body", size=32, MODEL__CLASSIFIER__BODY="vgg11")
+    assert isinstance(vgg.body.model.classifier[5], nn.Identity)
 
 
 def test_pixels_are_normalised_channel_by_channel():
@@ -128,6 +161,9 @@ def test_the_bodies_have_the_known_number_of_parameters():
     shapes = [(m.out_channels, m.kernel_size) for m in body.modules() if isinstance(m, nn.Conv2d)]
     assert shapes == [(6, (5, 5)), (16, (5, 5))]
     assert (body.hidden1.out_features, body.hidden2.out_features) == (128, 64)
+    body = SimpleCNN(in_channels=1, image_size=84, channels=[32, 64, 128], hidden=128)
+    convolutions = sum((9 * first + 1) * last for first, last in ((1, 32), (32, 64), (64, 128)))
+    assert sum(p.numel() for p in body.parameters()) == convolutions + (128 * 10 * 10 + 1) * 128
 
 
 def test_a_file_of_torchvision_gives_its_outputs_with_a_new_last_layer(tmp_path, caplog):
@@ -162,6 +198,19 @@ def test_weights_of_timm_give_its_features(name):
         torch.testing.assert_close(model.features(images), library(images))
 
 
+def test_only_the_convolutions_of_torchvisions_weights_are_taken_for_maps():
+    torch.manual_seed(0)
+    library = torchvision.models.vgg11().eval()
+    options = {"MODEL__CLASSIFIER__BODY": "vgg11", "MODEL__CLASSIFIER__FEATURE": "maps"}
+    model = classifier("build_torchvision_body", size=64, **options).eval()
+    loaded = model.load_state_dict(model.rename_weights(library.state_dict()), strict=False)
+    assert set(loaded.missing_keys) == {"head.weight", "head.bias"} and not loaded.unexpected_keys
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = library.features(images).mean(dim=(2, 3))
+        torch.testing.assert_close(model.features(images), expected)
+
+
 def test_only_the_last_layer_is_left_out_of_a_librarys_weights():
     body = LibraryBody(nn.Identity(), num_features=1, last_layers=["fc"])
     state = {"fc.weight": 0, "layer1.se.fc.weight": 1}
@@ -186,6 +235,7 @@ def test_a_head_of_another_class_count_starts_anew_with_one_line(tmp_path, caplo
         ("build_torchvision_body", {"MODEL__CLASSIFIER__BODY": "resnet81"}, "did you mean resnet1"),
         ("build_torchvision_body", {"MODEL__PIXEL_MEAN": [1.0], "MODEL__PIXEL_STD": [1.0]},
          "take 3 channels"),
+        ("build_torchvision_body", {"MODEL__CLASSIFIER__FEATURE": "maps"}, "resnet18 does not hold"),
         ("build_lightweight_cnn", {"size": 8}, "INPUT.FIXED_SIZE is 8"),
         ("build_wide_resnet", {"MODEL__WIDE_RESNET__DEPTH": 27}, "it must be 6 n [+] 4"),
         ("build_lightweight_cnn", {"MODEL__CLASSIFIER__METHOD": "oats"}, "must be one of"),

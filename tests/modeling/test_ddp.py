@@ -15,7 +15,7 @@ C = 3
 FULL = [[6.0, 8, 30, 40], [34.0, 30, 62, 58], [38.0, 4, 58, 20]]
 # Each has normalisers of its own; FCOSv2 shares those of FCOS.
 POINT_DETECTORS = ("fcos", "foveabox", "dsla_fcos", "dsla_foveabox")
-NAMES = ("semi_anchored_retinanet", "ssd", *POINT_DETECTORS, "oat")
+NAMES = ("semi_anchored_retinanet", "ssd", *POINT_DETECTORS, "oat", "indeed")
 
 
 def build(name):
@@ -30,6 +30,11 @@ def build(name):
         )
         model.method.activate()
         return model
+    if name == "indeed":
+        # Images of one class make no valid pairs: each is its own, wherever it is.
+        return test_classifier.classifier(
+            size=64, MODEL__CLASSIFIER__METHOD="indeed", MODEL__INDEED__DEFAULT_PAIR="self"
+        )
     if name == "ssd":
         return test_ssd.small_model()
     if name == "semi_anchored_retinanet":

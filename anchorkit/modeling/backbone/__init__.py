@@ -3,6 +3,7 @@
 from .library import LibraryBody, build_timm_body, build_torchvision_body
 from .lightweight_cnn import LightweightCNN, build_lightweight_cnn
 from .resnet_fpn import build_resnet_fpn_p6p7_backbone
+from .simple_cnn import SimpleCNN, build_simple_cnn
 from .vgg import SSDVGG, build_ssd_vgg_backbone
 from .wide_resnet import WideResNet, build_wide_resnet
 
@@ -10,9 +11,11 @@ __all__ = [
     "LibraryBody",
     "LightweightCNN",
     "SSDVGG",
+    "SimpleCNN",
     "WideResNet",
     "build_lightweight_cnn",
     "build_resnet_fpn_p6p7_backbone",
+    "build_simple_cnn",
     "build_ssd_vgg_backbone",
     "build_timm_body",
     "build_torchvision_body",
