@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from tabulate import tabulate
+from torch import Tensor
 
 from ..errors import UserError
 from .catalog import load_dataset
@@ -79,7 +80,9 @@ def check_datasets(cfg: CfgNode) -> DataCheck | None:
     names = list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
     if all(map(is_image_set, names)):
         # They are in memory already: files that cannot be decoded were named when they were read.
-        image_sets = {name: load_image_sets(cfg, [name]) for name in names}
+        image_sets = {
+            name: load_image_sets(cfg, [name], train=name in cfg.DATASETS.TRAIN) for name in names
+        }
         logger.info("Data check:\n%s", format_image_sets(image_sets))
         return None
     for name in names:
@@ -144,12 +147,11 @@ def format_table(summaries: Sequence[DatasetSummary]) -> str:
 
 def format_image_sets(image_sets: dict[str, ImageSet]) -> str:
     """One table: classification sets as columns; size, images, and images of each class as rows."""
-    counts = [
-        one.labels.bincount(minlength=len(one.classes)).tolist() for one in image_sets.values()
-    ]
-    shapes = [" x ".join(map(str, one.images.shape[1:])) for one in image_sets.values()]
+    counts = [_class_counts(one).tolist() for one in image_sets.values()]
+    numbers = [len(one.labels) for one in image_sets.values()]
+    shapes = [" x ".join(map(str, one.pixels(slice(1)).shape[1:])) for one in image_sets.values()]
     classes = next(iter(image_sets.values())).classes
-    rows = [["images", *map(sum, counts)], ["channels, height, width", *shapes]]
+    rows = [["images", *numbers], ["channels, height, width", *shapes]]
     rows.append(["classes", *(len(one.classes) for one in image_sets.values())])
     rows += [
         [f"images of {name}", *(count[number] for count in counts)]
@@ -157,6 +159,13 @@ def format_image_sets(image_sets: dict[str, ImageSet]) -> str:
     ]
     alignment = ("left", *("right" for _ in image_sets))
     return tabulate(rows, headers=["", *image_sets], tablefmt="pipe", colalign=alignment)
+
+
+def _class_counts(images: ImageSet) -> Tensor:
+    """(K,) number of images of each class."""
+    if images.labels.dim() == 1:
+        return images.labels.bincount(minlength=len(images.classes))
+    return (images.labels == 1).sum(0)
 
 
 class ImageCheck(threading.Thread):
