@@ -26,6 +26,7 @@ from .data import (
     is_multi_label,
     register_coco_format,
     register_image_folders,
+    register_multi_label,
 )
 from .data.image_batches import iterations_per_epoch
 from .errors import UserError
@@ -162,6 +163,7 @@ def _positive_seconds(text: str) -> float:
 def _check_data(cfg: CfgNode, *, train: bool) -> None:
     register_coco_format(cfg)
     register_image_folders(cfg)
+    register_multi_label()
     if train:
         check_registered(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     check_registered(cfg.DATASETS.TEST, "DATASETS.TEST")
@@ -188,9 +190,10 @@ def _check_task(cfg: CfgNode, *, train: bool) -> None:
         if is_image_set(name) != classifies:
             kind = "classification" if is_image_set(name) else "detection"
             wanted = "a classification" if classifies else "a detection"
+            hint = f", such as {name}_multi_label" if classifies else ""
             raise UserError(
                 f"{name} is a {kind} set; {cfg.MODEL.META_ARCHITECTURE} needs {wanted} set in "
-                "DATASETS.TRAIN and TEST"
+                f"DATASETS.TRAIN and TEST{hint}"
             )
         if not classifies:
             continue

@@ -99,7 +99,8 @@ def small_model(path: Path):
     # timm, which is not always there, has the same.
     cfg.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("timm", "torchvision")
     cfg.MODEL.CLASSIFIER.BODY = "vgg11" if cfg.MODEL.CLASSIFIER.FEATURE == "maps" else "resnet18"
-    cfg.INPUT.FIXED_SIZE = min(cfg.INPUT.FIXED_SIZE, 32) if classifies(path) else cfg.INPUT.FIXED_SIZE
+    if classifies(path):
+        cfg.INPUT.FIXED_SIZE = min(cfg.INPUT.FIXED_SIZE, 32)
     cfg.MODEL.WIDE_RESNET.DEPTH, cfg.MODEL.WIDE_RESNET.WIDTH = 10, 1
     if classifies(path):
         cfg.MODEL.NUM_CLASSES = 10

@@ -17,6 +17,7 @@ from .image_set import (
     register_image_set,
 )
 from .loader import build_test_loader, build_train_loader
+from .multi_label import register_multi_label
 
 __all__ = [
     "ImageBatch",
@@ -40,5 +41,6 @@ __all__ = [
     "register_coco_format",
     "register_image_folders",
     "register_image_set",
+    "register_multi_label",
     "write_digit_scenes",
 ]

@@ -28,7 +28,7 @@ def load_dataset(name: str) -> tuple[list[dict], list[Fault]]:
         UserError: the name is unknown, or the files are missing or damaged.
     """
     check_registered([name], "data sets")
-    _check_files_of(name)
+    check_files_of(name)
     source = DatasetCatalog[name]
     if isinstance(source, CocoSet):
         return source.read()
@@ -55,7 +55,30 @@ def check_files(cfg: CfgNode, *, train: bool = True) -> None:
         if is_image_set(name):
             load_image_sets(cfg, [name], train=train and name in cfg.DATASETS.TRAIN)
         else:
-            _check_files_of(name)
+            check_files_of(name)
+
+
+def check_files_of(name: str) -> None:
+    """Check that a detection set's files are there; missing digit scenes are written.
+
+    Raises:
+        UserError: files are missing; says where they must be put.
+    """
+    if name in [f"{FOLDER}_{split}" for split in SPLITS]:
+        ensure_digit_scenes()
+        return
+    metadata = MetadataCatalog.get(name)
+    needed = [metadata.get(key) for key in ("json_file", "image_root", "dirname")]
+    if metadata.get("dirname") and metadata.get("split"):
+        split_file = os.path.join("ImageSets", "Main", f"{metadata.split}.txt")
+        needed.append(os.path.join(metadata.dirname, split_file))
+    for path in filter(None, needed):
+        if not os.path.exists(path):
+            raise UserError(
+                f"{name}: {path} does not exist; put the files there, or set the environment "
+                f"variable DETECTRON2_DATASETS (now {datasets_root()!r}) to the folder that holds "
+                "all data sets; datasets/README.md shows the folders"
+            )
 
 
 def check_classes(cfg: CfgNode, *, train: bool = True) -> None:
@@ -111,21 +134,3 @@ def check_same_classes(
 def _dataset_names(cfg: CfgNode, train: bool) -> list[str]:
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if train else tuple(cfg.DATASETS.TEST)
     return list(dict.fromkeys(names))
-
-
-def _check_files_of(name: str) -> None:
-    if name in [f"{FOLDER}_{split}" for split in SPLITS]:
-        ensure_digit_scenes()
-        return
-    metadata = MetadataCatalog.get(name)
-    needed = [metadata.get(key) for key in ("json_file", "image_root", "dirname")]
-    if metadata.get("dirname") and metadata.get("split"):
-        split_file = os.path.join("ImageSets", "Main", f"{metadata.split}.txt")
-        needed.append(os.path.join(metadata.dirname, split_file))
-    for path in filter(None, needed):
-        if not os.path.exists(path):
-            raise UserError(
-                f"{name}: {path} does not exist; put the files there, or set the environment "
-                f"variable DETECTRON2_DATASETS (now {datasets_root()!r}) to the folder that holds "
-                "all data sets; datasets/README.md shows the folders"
-            )

@@ -175,6 +175,12 @@ def contiguous_ids(content: dict) -> dict[int, int]:
     return {category_id: number for number, category_id in enumerate(ids)}
 
 
+def class_names(content: dict) -> list[str]:
+    """Names of the classes, in the order of their category ids."""
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    return [str(names[category_id]) for category_id in contiguous_ids(content)]
+
+
 def _annotation_fault(annotation: dict, record: dict | None, contiguous: dict) -> str | None:
     if record is None:
         return "the annotation's image is unknown"
@@ -206,11 +212,9 @@ def _parse_entry(entry: Any) -> CocoSet:
 
 def _register(source: CocoSet, output_dir: str) -> None:
     content = read_coco_json(source.json_file, source.name)
-    contiguous = contiguous_ids(content)
-    names = {category["id"]: category["name"] for category in content["categories"]}
     MetadataCatalog.get(source.name).set(
-        thing_classes=[str(names[category_id]) for category_id in contiguous],
-        thing_dataset_id_to_contiguous_id=contiguous,
+        thing_classes=class_names(content),
+        thing_dataset_id_to_contiguous_id=contiguous_ids(content),
         evaluator_type="coco",
         json_file=_evaluation_file(source, content, output_dir),
         image_root=source.image_root,

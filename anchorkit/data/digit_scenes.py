@@ -108,6 +108,8 @@ def datasets_root() -> str:
 def ensure_digit_scenes() -> str:
     """Write the default set if its files are missing; return its folder.
 
+    detectron2's metadata then have the paths below today's root.
+
     Raises:
         UserError: the folder is there, but an annotation file is not.
     """
@@ -122,6 +124,8 @@ def ensure_digit_scenes() -> str:
                 f"digit scenes: {file} is missing; delete {folder} or write it anew with "
                 "datasets/prepare_digit_scenes.py"
             )
+    for split in SPLITS:
+        _set_paths(f"{FOLDER}_{split}", split)
     return folder
 
 
@@ -149,7 +153,6 @@ def _set_paths(name: str, split: str) -> None:
 
 def _load(name: str, split: str) -> list[dict]:
     folder = ensure_digit_scenes()
-    _set_paths(name, split)
     return load_coco_boxes(_json_file(folder, split), os.path.join(folder, split), name)
 
 

@@ -1,16 +1,23 @@
 """Image files decoded once to squares of one size, kept in a file that later runs map to memory."""
 
+import hashlib
 import json
 import logging
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
+from ..errors import UserError
+from .digit_scenes import datasets_root
 from .image_files import describe_error
+from .image_set import ReadOptions
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +25,42 @@ logger = logging.getLogger(__name__)
 CHUNK = 256
 # A fixed length, so that the header can be written anew once the number of images is known.
 HEADER_LENGTH = 128
+# Part of the name of every cache; change it when decoding gives other pixels.
+CACHE_VERSION = 1
+# Broken files named in the log; the others are counted.
+MAX_LOGGED = 20
+
+
+def load_squares(
+    name: str, folder: str, paths: Sequence[str], options: ReadOptions
+) -> tuple[Tensor, list[int]]:
+    """Decode a set's images to squares, or map those that an earlier run decoded.
+
+    Files that cannot be decoded are named in the log and left out.
+
+    Args:
+        name: of the set; part of the cache's name.
+        folder: that the set's files are in.
+        paths: N image files.
+        options: ``size`` and ``resize``, see :func:`decode_image`.
+
+    Returns:
+        (N - F, 3, size, size) uint8 RGB images, and their N - F positions in ``paths``.
+
+    Raises:
+        UserError: no size.
+    """
+    size, resize = options.size, options.resize
+    if size < 1:
+        raise UserError(
+            f"{name}: its images have sizes of their own; give the side in pixels that "
+            f"they are resized to (INPUT.FIXED_SIZE), got {size}"
+        )
+    cache_file = _cache_file(name, folder, paths, size, resize)
+    images, faults = cached_images(paths, size, resize, cache_file)
+    _report_faults(name, paths, faults)
+    kept = [position for position in range(len(paths)) if position not in faults]
+    return torch.from_numpy(images), kept
 
 
 def cached_images(
@@ -90,6 +133,33 @@ def decode_image(path: str, size: int, resize: str) -> np.ndarray:
         box = (left, top, left + side, top + side)
     pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _cache_file(name: str, folder: str, paths: Sequence[str], size: int, resize: str) -> str:
+    """Name of a cache that is of use for exactly these files, as they are now."""
+    files = [(os.path.relpath(path, folder), *_stamp(path)) for path in paths]
+    content = json.dumps([CACHE_VERSION, name, os.path.realpath(folder), files, size, resize])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    stem = re.sub(r"[^\w.-]", "_", name)
+    return os.path.join(datasets_root(), "cache", f"{stem}_{size}_{resize}_{digest}.npy")
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Size and time of the last change of a file; (-1, 0) for a link that leads nowhere."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _report_faults(name: str, paths: Sequence[str], faults: dict[int, str]) -> None:
+    for position in sorted(faults)[:MAX_LOGGED]:
+        logger.warning("%s: left out %s: %s", name, paths[position], faults[position])
+    if len(faults) > MAX_LOGGED:
+        logger.warning(
+            "%s: left out %d more files that cannot be decoded", name, len(faults) - MAX_LOGGED
+        )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,10 +1,6 @@
 """Classification sets with one folder of image files per class."""
 
-import hashlib
-import json
-import logging
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +11,10 @@ from detectron2.data import DatasetCatalog
 
 from ..errors import UserError, quoted
 from .digit_scenes import datasets_root
-from .image_cache import cached_images
+from .image_cache import load_squares
 from .image_set import ImageSet, Listing, ReadOptions, register_image_set
 
-logger = logging.getLogger(__name__)
-
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-# Broken files named in the log; the others are counted.
-MAX_LOGGED = 20
-# Part of the name of every cache; change it when decoding gives other pixels.
-CACHE_VERSION = 1
 # Sets that a script in datasets/ writes: <name>/{train,test}/<class>/ below the root.
 PREPARED_SETS = ("ucf101", "era", "bar")
 
@@ -105,16 +95,8 @@ class ImageFolder:
         Raises:
             UserError: see :meth:`listing`, no size, or a class of which no file can be decoded.
         """
-        size, resize = options.size, options.resize
-        if size < 1:
-            raise UserError(
-                f"{self.name}: its images have sizes of their own; give the side in pixels that "
-                f"they are resized to (INPUT.FIXED_SIZE), got {size}"
-            )
         paths, labels, classes = self.listing()
-        images, faults = cached_images(paths, size, resize, self._cache_file(paths, size, resize))
-        _report_faults(self.name, paths, faults)
-        kept = [position for position in range(len(paths)) if position not in faults]
+        images, kept = load_squares(self.name, self.path, paths, options)
         labels = labels[kept]
         left = set(labels.tolist())
         lost = [name for label, name in enumerate(classes) if label not in left]
@@ -124,20 +106,11 @@ class ImageFolder:
                 "names the files); replace them or remove the class folder"
             )
         return ImageSet(
-            images=torch.from_numpy(images),
+            images=images,
             labels=labels,
             classes=classes,
             image_names=tuple(paths[position] for position in kept),
         )
-
-    def _cache_file(self, paths: Sequence[str], size: int, resize: str) -> str:
-        """Name of a cache that is of use for exactly these files, as they are now."""
-        root = os.path.realpath(self.path)
-        files = [(os.path.relpath(path, self.path), *_stamp(path)) for path in paths]
-        content = json.dumps([CACHE_VERSION, self.name, root, files, size, resize])
-        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-        name = re.sub(r"[^\w.-]", "_", self.name)
-        return os.path.join(datasets_root(), "cache", f"{name}_{size}_{resize}_{digest}.npy")
 
 
 def register_image_folders(cfg: CfgNode) -> None:
@@ -162,24 +135,6 @@ def image_files(folder: str) -> list[str]:
         for name in names
         if name.lower().endswith(ENDINGS) and not name.startswith(".")
     ]
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    """Size and time of the last change of a file; (-1, 0) for a link that leads nowhere."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return -1, 0
-    return status.st_size, status.st_mtime_ns
-
-
-def _report_faults(name: str, paths: Sequence[str], faults: dict[int, str]) -> None:
-    for position in sorted(faults)[:MAX_LOGGED]:
-        logger.warning("%s: left out %s: %s", name, paths[position], faults[position])
-    if len(faults) > MAX_LOGGED:
-        logger.warning(
-            "%s: left out %d more files that cannot be decoded", name, len(faults) - MAX_LOGGED
-        )
 
 
 def _parse_entry(entry: Any) -> ImageFolder:

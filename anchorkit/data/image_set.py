@@ -223,7 +223,10 @@ def _class_indices(labels: Tensor) -> list[list[int]]:
 
 def _unknown_message(name: str) -> str:
     if name in DatasetCatalog.keys():
-        return f"{name} is a detection set; a classifier needs images with one class each"
+        return (
+            f"{name} is a detection set; a classifier needs a classification set, such as "
+            f"{name}_multi_label: its images with the classes of their objects"
+        )
     known = [other for other in DatasetCatalog.keys() if is_image_set(other)]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""

@@ -37,7 +37,11 @@ AWKWARD = {
     "one valid pair": torch.tensor([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0]]),
 }
 PARTLY_KNOWN = torch.randint(-1, 2, (24, K), generator=torch.Generator().manual_seed(4))
-LABELS = [*AWKWARD.values(), PARTLY_KNOWN, *(random_labels(n, d, n) for n in (2, 7, 64) for d in (0.2, 0.5, 0.8))]
+LABELS = [
+    *AWKWARD.values(),
+    PARTLY_KNOWN,
+    *(random_labels(n, d, n) for n in (2, 7, 64) for d in (0.2, 0.5, 0.8)),
+]
 
 
 @pytest.mark.parametrize("labels", LABELS)

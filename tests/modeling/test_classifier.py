@@ -235,7 +235,7 @@ def test_a_head_of_another_class_count_starts_anew_with_one_line(tmp_path, caplo
         ("build_torchvision_body", {"MODEL__CLASSIFIER__BODY": "resnet81"}, "did you mean resnet1"),
         ("build_torchvision_body", {"MODEL__PIXEL_MEAN": [1.0], "MODEL__PIXEL_STD": [1.0]},
          "take 3 channels"),
-        ("build_torchvision_body", {"MODEL__CLASSIFIER__FEATURE": "maps"}, "resnet18 does not hold"),
+        ("build_torchvision_body", {"MODEL__CLASSIFIER__FEATURE": "maps"}, "resnet18 does not"),
         ("build_lightweight_cnn", {"size": 8}, "INPUT.FIXED_SIZE is 8"),
         ("build_wide_resnet", {"MODEL__WIDE_RESNET__DEPTH": 27}, "it must be 6 n [+] 4"),
         ("build_lightweight_cnn", {"MODEL__CLASSIFIER__METHOD": "oats"}, "must be one of"),
