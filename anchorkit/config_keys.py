@@ -56,9 +56,19 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.FIXED_SIZE = 0
     # Classifier: "squash" (the ratio is lost) or "crop" (the middle square) for files' images.
     cfg.INPUT.RESIZE = "squash"
-    # Classifier, in training: images are moved by up to so many pixels, what comes in is black.
+    # From here to MIXUP, and RANDOM_FLIP after SHIFT: what is done to a classifier's images in
+    # training, in this order, to each image by its own draw.
+    # A part of at least this share of the area, its ratio 3/4 to 4/3, is resized to the image's
+    # size. 0: none.
+    cfg.INPUT.RANDOM_RESIZED_CROP = 0.0
+    # torchvision's RandAugment: operations on an image, and their strength from 0 to 30.
+    cfg.INPUT.RANDAUGMENT = CfgNode({"NUM_OPS": 0, "MAGNITUDE": 9})
+    # Images are moved by up to so many pixels, what comes in is black.
     cfg.INPUT.SHIFT = 0
-    # Classifier, in training: images and labels are mixed by a share from Beta(MIXUP, MIXUP).
+    # A square of this side in pixels is black. Its centre is anywhere in the image, so that it may
+    # reach over the border. 0: none.
+    cfg.INPUT.CUTOUT = 0
+    # Images and labels are mixed by a share from Beta(MIXUP, MIXUP), one for a batch. 0: none.
     cfg.INPUT.MIXUP = 0.0
     # Classifier: a last batch that is not full is left out of an epoch.
     cfg.DATALOADER.DROP_LAST = False
