@@ -87,8 +87,17 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.MODEL.NUM_CLASSES = 0
     # Classifier: epochs to train, in place of MAX_ITER. 0: MAX_ITER counts.
     cfg.SOLVER.MAX_EPOCHS = 0
-    # "SGD" (with MOMENTUM and NESTEROV) or "AdamW".
+    # "SGD" (with MOMENTUM and NESTEROV), "Adam" (WEIGHT_DECAY is added to the gradient) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # LR_SCHEDULER_NAME is detectron2's "WarmupMultiStepLR" or "WarmupCosineLR", or torch's, which
+    # do not warm up: "SGDR" (CosineAnnealingWarmRestarts) or "OneCycleLR" (up to BASE_LR and down
+    # over MAX_ITER, while MOMENTUM, or Adam's first beta, goes from 0.95 to 0.85 and back).
+    # "WarmupMultiStepLR": multiply the rate by GAMMA after every so many epochs of a classifier, in
+    # place of STEPS. 0: STEPS counts.
+    cfg.SOLVER.STEP_EPOCHS = 0
+    # "SGDR": the first cycle lasts EPOCHS of a classifier, or if that is 0 so many ITERS, and each
+    # later one MULTIPLY times as long as the one before.
+    cfg.SOLVER.SGDR = CfgNode({"EPOCHS": 20, "ITERS": 0, "MULTIPLY": 2})
     # Keep images and weights in channels-last order: faster on CPUs and on GPUs with AMP.
     cfg.MODEL.CHANNELS_LAST = False
     # Batches of IMS_PER_BATCH images whose gradients are averaged before one optimizer step.
