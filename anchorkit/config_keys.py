@@ -56,9 +56,19 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.FIXED_SIZE = 0
     # Classifier: "squash" (the ratio is lost) or "crop" (the middle square) for files' images.
     cfg.INPUT.RESIZE = "squash"
-    # Classifier, in training: images are moved by up to so many pixels, what comes in is black.
+    # From here to MIXUP, and RANDOM_FLIP after SHIFT: what is done to a classifier's images in
+    # training, in this order, to each image by its own draw.
+    # A part of at least this share of the area, its ratio 3/4 to 4/3, is resized to the image's
+    # size. 0: none.
+    cfg.INPUT.RANDOM_RESIZED_CROP = 0.0
+    # torchvision's RandAugment: operations on an image, and their strength from 0 to 30.
+    cfg.INPUT.RANDAUGMENT = CfgNode({"NUM_OPS": 0, "MAGNITUDE": 9})
+    # Images are moved by up to so many pixels, what comes in is black.
     cfg.INPUT.SHIFT = 0
-    # Classifier, in training: images and labels are mixed by a share from Beta(MIXUP, MIXUP).
+    # A square of this side in pixels is black. Its centre is anywhere in the image, so that it may
+    # reach over the border. 0: none.
+    cfg.INPUT.CUTOUT = 0
+    # Images and labels are mixed by a share from Beta(MIXUP, MIXUP), one for a batch. 0: none.
     cfg.INPUT.MIXUP = 0.0
     # Classifier: a last batch that is not full is left out of an epoch.
     cfg.DATALOADER.DROP_LAST = False
@@ -77,8 +87,17 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.MODEL.NUM_CLASSES = 0
     # Classifier: epochs to train, in place of MAX_ITER. 0: MAX_ITER counts.
     cfg.SOLVER.MAX_EPOCHS = 0
-    # "SGD" (with MOMENTUM and NESTEROV) or "AdamW".
+    # "SGD" (with MOMENTUM and NESTEROV), "Adam" (WEIGHT_DECAY is added to the gradient) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # LR_SCHEDULER_NAME is detectron2's "WarmupMultiStepLR" or "WarmupCosineLR", or torch's, which
+    # do not warm up: "SGDR" (CosineAnnealingWarmRestarts) or "OneCycleLR" (up to BASE_LR and down
+    # over MAX_ITER, while MOMENTUM, or Adam's first beta, goes from 0.95 to 0.85 and back).
+    # "WarmupMultiStepLR": multiply the rate by GAMMA after every so many epochs of a classifier, in
+    # place of STEPS. 0: STEPS counts.
+    cfg.SOLVER.STEP_EPOCHS = 0
+    # "SGDR": the first cycle lasts EPOCHS of a classifier, or if that is 0 so many ITERS, and each
+    # later one MULTIPLY times as long as the one before.
+    cfg.SOLVER.SGDR = CfgNode({"EPOCHS": 20, "ITERS": 0, "MULTIPLY": 2})
     # Keep images and weights in channels-last order: faster on CPUs and on GPUs with AMP.
     cfg.MODEL.CHANNELS_LAST = False
     # Batches of IMS_PER_BATCH images whose gradients are averaged before one optimizer step.

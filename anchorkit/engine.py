@@ -34,6 +34,7 @@ from .evaluation import evaluate
 from .launch import launch
 from .modeling.meta_arch import ImageClassifier
 from .modeling.meta_arch.classifier import MULTI_LABEL_METHODS, SINGLE_LABEL_METHODS
+from .solver import check_schedule
 from .trainer import Trainer, closing_note, verify
 
 __all__ = ["Trainer", "argument_parser", "launch", "main", "setup"]
@@ -173,12 +174,36 @@ def _check_data(cfg: CfgNode, *, train: bool) -> None:
 
 
 def resolve_epochs(cfg: CfgNode) -> None:
-    """Turn a classifier's ``MAX_EPOCHS`` and ``EVAL_EPOCHS`` into iterations, in place."""
-    if cfg.SOLVER.MAX_EPOCHS <= 0 and cfg.TEST.EVAL_EPOCHS <= 0:
+    """Turn a classifier's epochs into iterations, in place.
+
+    Raises:
+        UserError: a detector, whose batches do not make epochs, or what
+            :func:`iterations_per_epoch` raises.
+    """
+    solver = cfg.SOLVER
+    is_sgdr = solver.LR_SCHEDULER_NAME == "SGDR"
+    epochs = {
+        "SOLVER.MAX_EPOCHS": solver.MAX_EPOCHS,
+        "SOLVER.STEP_EPOCHS": solver.STEP_EPOCHS,
+        "SOLVER.SGDR.EPOCHS": solver.SGDR.EPOCHS if is_sgdr else 0,
+        "TEST.EVAL_EPOCHS": cfg.TEST.EVAL_EPOCHS,
+    }
+    given = [key for key, number in epochs.items() if number > 0]
+    if not given:
         return
+    if cfg.MODEL.META_ARCHITECTURE != ImageClassifier.__name__:
+        raise UserError(
+            f"{given[0]} is {epochs[given[0]]}, but only a classifier counts epochs; for "
+            f"{cfg.MODEL.META_ARCHITECTURE} set 0 and give iterations"
+        )
     iterations = iterations_per_epoch(cfg)
-    if cfg.SOLVER.MAX_EPOCHS > 0:
-        cfg.SOLVER.MAX_ITER = cfg.SOLVER.MAX_EPOCHS * iterations
+    if solver.MAX_EPOCHS > 0:
+        solver.MAX_ITER = solver.MAX_EPOCHS * iterations
+    if solver.STEP_EPOCHS > 0:
+        step = solver.STEP_EPOCHS * iterations
+        solver.STEPS = tuple(range(step, solver.MAX_ITER, step))
+    if is_sgdr and solver.SGDR.EPOCHS > 0:
+        solver.SGDR.ITERS = solver.SGDR.EPOCHS * iterations
     if cfg.TEST.EVAL_EPOCHS > 0:
         cfg.TEST.EVAL_PERIOD = cfg.TEST.EVAL_EPOCHS * iterations
 
@@ -239,6 +264,7 @@ def _check_solver(cfg: CfgNode, args: argparse.Namespace) -> None:
     ):
         if value < 1:
             raise UserError(f"SOLVER.{key} is {value}; it must be at least 1")
+    check_schedule(cfg)
     if not 0.0 <= solver.EMA.DECAY < 1.0:
         raise UserError(f"SOLVER.EMA.DECAY is {solver.EMA.DECAY}; it must be in [0, 1)")
     if solver.IMS_PER_BATCH % comm.get_world_size():

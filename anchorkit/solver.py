@@ -1,19 +1,29 @@
-"""The optimizers that a config can name."""
+"""The optimizers and learning-rate schedules that a config can name."""
+
+from collections.abc import Mapping
 
 import torch
 from detectron2 import solver
 from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler, OneCycleLR
 
 from .config import check_choice
+from .errors import UserError
+
+ADAM_KINDS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+OPTIMIZERS = ("SGD", *ADAM_KINDS)
+SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "SGDR", "OneCycleLR")
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
     """The optimizer of ``SOLVER.OPTIMIZER``, with detectron2's parameter groups and clipping.
 
-    "SGD" is detectron2's own. "AdamW" reads the same keys but MOMENTUM and NESTEROV.
+    "SGD" is detectron2's own. The others read the same keys but MOMENTUM and NESTEROV; "Adam" adds
+    the decay to the gradient, "AdamW" takes it off the weight.
     """
-    if check_choice("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, ("SGD", "AdamW")) == "SGD":
+    name = check_choice("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, OPTIMIZERS)
+    if name == "SGD":
         return solver.build_optimizer(cfg, model)
     parameters = get_default_optimizer_params(
         model,
@@ -23,7 +33,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
-    optimizer = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+    optimizer = maybe_add_gradient_clipping(cfg, ADAM_KINDS[name])
     # Fused, a small model's training on a CPU takes 8 % less time. Under AMP a fused optimizer
     # would unscale the gradients itself, after they were clipped.
     return optimizer(
@@ -32,3 +42,66 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         fused=not cfg.SOLVER.AMP.ENABLED,
     )
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """The schedule of ``SOLVER.LR_SCHEDULER_NAME``, which makes a step after every iteration.
+
+    "SGDR" and "OneCycleLR" are torch's, the others detectron2's.
+
+    Raises:
+        UserError: see :func:`check_schedule`.
+    """
+    check_schedule(cfg)
+    name = cfg.SOLVER.LR_SCHEDULER_NAME
+    if name == "SGDR":
+        keys = cfg.SOLVER.SGDR
+        return CosineAnnealingWarmRestarts(optimizer, T_0=keys.ITERS, T_mult=keys.MULTIPLY)
+    if name == "OneCycleLR":
+        # Group by group: biases may have a rate of their own.
+        max_rates = [group["lr"] for group in optimizer.param_groups]
+        return OneCycleLR(optimizer, max_lr=max_rates, total_steps=cfg.SOLVER.MAX_ITER)
+    return solver.build_lr_scheduler(cfg, optimizer)
+
+
+def check_schedule(cfg: CfgNode) -> None:
+    """Raise a :class:`UserError` for a schedule that is not known or makes no sense."""
+    keys = cfg.SOLVER
+    name = check_choice("SOLVER.LR_SCHEDULER_NAME", keys.LR_SCHEDULER_NAME, SCHEDULES)
+    for key, value, least in (
+        ("STEP_EPOCHS", keys.STEP_EPOCHS, 0),
+        ("SGDR.EPOCHS", keys.SGDR.EPOCHS, 0),
+        ("SGDR.ITERS", keys.SGDR.ITERS, 0),
+        ("SGDR.MULTIPLY", keys.SGDR.MULTIPLY, 1),
+    ):
+        if value < least:
+            raise UserError(f"SOLVER.{key} is {value}; it must be at least {least}")
+    if keys.STEP_EPOCHS > 0 and name != "WarmupMultiStepLR":
+        raise UserError(
+            f"SOLVER.STEP_EPOCHS is {keys.STEP_EPOCHS}, but SOLVER.LR_SCHEDULER_NAME {name!r} has "
+            "no steps; set 0, or the name 'WarmupMultiStepLR'"
+        )
+    if name == "SGDR" and keys.SGDR.EPOCHS == keys.SGDR.ITERS == 0:
+        raise UserError(
+            "SOLVER.SGDR.EPOCHS and SOLVER.SGDR.ITERS are 0; SOLVER.LR_SCHEDULER_NAME 'SGDR' needs "
+            "the length of its first cycle"
+        )
+
+
+def load_schedule(scheduler: LRScheduler, state: Mapping) -> None:
+    """Load the state of a schedule of the same kind and length.
+
+    Raises:
+        ValueError: another kind or length. torch's schedules keep their length in their state, so
+            that the config's would be forgotten without a word.
+    """
+    own = _lengths(scheduler.state_dict())
+    theirs = _lengths(state)
+    if own != theirs:
+        raise ValueError(f"the schedule's lengths in iterations are {theirs}, now {own}")
+    scheduler.load_state_dict(state)
+
+
+def _lengths(state: Mapping) -> dict[str, int]:
+    """What makes the length of torch's schedules; detectron2's do not keep theirs."""
+    return {name: state[name] for name in ("total_steps", "T_0", "T_mult") if name in state}

@@ -22,7 +22,7 @@ from .data import build_test_loader, build_train_loader
 from .data.image_batches import iterations_per_epoch
 from .evaluation import build_evaluator, evaluate
 from .hooks import Evaluation, LogLine, PhaseSwitch, Stopping, WeightAverage
-from .solver import build_optimizer
+from .solver import build_lr_scheduler, build_optimizer, load_schedule
 from .training_step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -141,6 +141,10 @@ class Trainer(DefaultTrainer):
     def build_optimizer(cls, cfg: CfgNode, model):
         return build_optimizer(cfg, model)
 
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
     # detectron2's names for these three; its ``DefaultTrainer.test`` calls the last two.
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0):
@@ -216,7 +220,7 @@ class Trainer(DefaultTrainer):
 
     def load_state_dict(self, state: dict) -> None:
         self._trainer.load_state_dict(state)
-        self.scheduler.load_state_dict(state["scheduler"])
+        load_schedule(self.scheduler, state["scheduler"])
         self.iter = state["iteration"]
         if self._is_seed_drawn:
             self.cfg = _with_seed(self.cfg, state["seed"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.test_train_net import REPO, start_and_signal, train
+from tests.test_train_net import REPO, differing, start_and_signal, train
 
 QUICK = REPO / "configs" / "quick"
 # Five epochs of 45 iterations; OAT starts with the third.
@@ -80,6 +80,26 @@ def test_a_run_resumed_before_or_after_the_switch_ends_with_the_same_weights(tra
         assert rest.returncode == 0, rest.stdout
         for name, value in weights(output).items():
             assert torch.equal(value, expected[name]), name
+
+
+def test_averages_rates_and_all_augmentation_go_on_as_if_a_run_had_not_been_killed(tmp_path):
+    arguments = ("SOLVER.MAX_EPOCHS", "1", "SOLVER.CHECKPOINT_PERIOD", "20",
+                 "SOLVER.EMA.ENABLED", "True", "SOLVER.EMA.DECAY", "0.9",
+                 "SOLVER.OPTIMIZER", "Adam", "SOLVER.LR_SCHEDULER_NAME", "OneCycleLR",
+                 "INPUT.RANDOM_RESIZED_CROP", "0.6", "INPUT.RANDAUGMENT.NUM_OPS", "1",
+                 "INPUT.CUTOUT", "4", "INPUT.MIXUP", "0.2")  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train(QUICK / "ce_digits.yaml", whole, *arguments).returncode == 0
+    start_and_signal(QUICK / "ce_digits.yaml", killed, signal.SIGKILL, *arguments)
+    rest = train(QUICK / "ce_digits.yaml", killed, "--resume", *arguments)
+    assert rest.returncode == 0 and "training from iteration 0" not in rest.stdout, rest.stdout
+    expected, actual = (
+        torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, killed)
+    )
+    assert differing(actual, expected) == []
+    assert expected["ema"]["num_updates"] == expected["trainer"]["scheduler"]["total_steps"] == 45
+    assert differing(expected["ema"]["model"], expected["model"])
+    assert figures(whole) == figures(killed)
 
 
 @pytest.fixture

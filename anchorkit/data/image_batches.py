@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor
 
 from ..config import check_choice
 from ..errors import UserError
+from .image_augmentation import ImageAugmentation, build_augmentation
 from .image_set import CELLS, DIFFICULT, RESIZES, ImageBatch, ImageSet, load_image_set
 
 
@@ -27,10 +27,7 @@ def build_image_batches(cfg: CfgNode, start_iter: int = 0) -> "TrainImageBatches
         world_size=world_size,
         drop_last=cfg.DATALOADER.DROP_LAST,
         num_skipped=start_iter * cfg.SOLVER.ACCUMULATION_STEPS,
-        shift=cfg.INPUT.SHIFT,
-        flip=check_choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, ("horizontal", "none"))
-        == "horizontal",
-        mixup=cfg.INPUT.MIXUP,
+        augmentation=build_augmentation(cfg),
     )
 
 
@@ -78,9 +75,10 @@ class TrainImageBatches:
         rank, world_size: this process deals itself every ``world_size``-th image.
         drop_last: leave out the last batch of an epoch if it is not full.
         num_skipped: batches that are passed over.
-        shift: images are moved by up to so many pixels each way; what comes in is zero.
-        flip: half of the images are mirrored.
-        mixup: a of the Beta(a, a) distribution that a batch's share of mixing comes from; 0: none.
+        augmentation: of each batch, by a draw from (seed, rank, number of the batch).
+
+    Raises:
+        UserError: labels are to be mixed, but some are not known (-1).
     """
 
     def __init__(
@@ -94,10 +92,15 @@ class TrainImageBatches:
         world_size: int = 1,
         drop_last: bool = False,
         num_skipped: int = 0,
-        shift: int = 0,
-        flip: bool = False,
-        mixup: float = 0.0,
+        augmentation: ImageAugmentation | None = None,
     ):
+        self.augmentation = augmentation or ImageAugmentation()
+        if self.augmentation.mixup > 0 and (images.labels < 0).any():
+            raise UserError(
+                f"INPUT.MIXUP is {self.augmentation.mixup}, but labels of DATASETS.TRAIN that are "
+                "not known (-1) cannot be mixed; set 0, or DATASETS.MULTI_LABEL.DIFFICULT_TRAIN "
+                "'positive' or 'negative'"
+            )
         self.device = device
         self.images = images.to(device)
         self.batch_size = batch_size
@@ -107,9 +110,6 @@ class TrainImageBatches:
         self.share = len(images.labels) // world_size
         self.batches_per_epoch = _num_batches(self.share, batch_size, drop_last)
         self.num_skipped = num_skipped
-        self.shift = shift
-        self.flip = flip
-        self.mixup = mixup
 
     def __iter__(self) -> Iterator[ImageBatch]:
         number = self.num_skipped
@@ -129,28 +129,9 @@ class TrainImageBatches:
 
     def _batch(self, image_set: ImageSet, indices: Tensor, number: int) -> ImageBatch:
         images, labels = image_set.pixels(indices), image_set.labels[indices]
-        if self.shift or self.flip or self.mixup > 0:
-            generator = _generator(self.seed, 1, self.rank, number)
-            if self.shift:
-                images = shift_images(images, self.shift, generator)
-            if self.flip:
-                images = flip_images(images, generator)
-            if self.mixup > 0:
-                images, labels = self._mix(images, labels, generator, number)
+        generator = _generator(self.seed, 1, self.rank, number)
+        images, labels = self.augmentation(images, labels, len(image_set.classes), generator)
         return ImageBatch(images, labels, indices, image_set.image_names)
-
-    def _mix(self, images, labels, generator, number) -> tuple[Tensor, Tensor]:
-        share = np.random.default_rng([self.seed, 2, self.rank, number]).beta(
-            self.mixup, self.mixup
-        )
-        partner = torch.randperm(len(images), generator=generator).to(images.device)
-        if labels.dim() == 1:
-            labels = F.one_hot(labels, len(self.images.classes))
-        labels = labels.float()
-        return (
-            torch.lerp(images[partner].float(), images.float(), share),
-            torch.lerp(labels[partner], labels, share),
-        )
 
 
 class TestImageBatches:
@@ -185,30 +166,6 @@ class TestImageBatches:
                 torch.arange(rows.start, rows.stop, device=self.device),
                 self.images.image_names,
             )
-
-
-def shift_images(images: Tensor, limit: int, generator: torch.Generator) -> Tensor:
-    """Move each image by its own whole numbers of pixels in [-limit, limit]; zeros come in.
-
-    Args:
-        images: (B, C, H, W).
-        limit: pixels.
-        generator: on the CPU.
-    """
-    number, _, height, width = images.shape
-    offsets = torch.randint(0, 2 * limit + 1, (2, number, 1), generator=generator).to(images.device)
-    padded = F.pad(images, (limit,) * 4)
-    rows = offsets[0] + torch.arange(height, device=images.device)
-    columns = offsets[1] + torch.arange(width, device=images.device)
-    batch = torch.arange(number, device=images.device)
-    moved = padded.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
-
-
-def flip_images(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image (B, C, H, W) with probability 1/2."""
-    is_flipped = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
-    return torch.where(is_flipped[:, None, None, None], images.flip(-1), images)
 
 
 def _num_batches(num_images: int, batch_size: int, drop_last: bool) -> int:

@@ -1,17 +1,15 @@
-"""Batches of a classifier: a function of seed, rank and iteration, and augmentation by loops."""
+"""Batches of a classifier: a function of seed, rank and iteration."""
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 
-from anchorkit.data.image_batches import (
-    TestImageBatches,
-    TrainImageBatches,
-    flip_images,
-    shift_images,
-)
+from anchorkit.data.image_augmentation import ImageAugmentation
+from anchorkit.data.image_batches import TestImageBatches, TrainImageBatches
 from anchorkit.data.image_set import ImageSet
+from anchorkit.errors import UserError
 
 N, K = 23, 3
 
@@ -61,9 +59,10 @@ def test_a_batch_holds_the_images_labels_and_names_of_its_indices():
 
 @pytest.mark.parametrize("skipped", [1, 5, 6, 7, 19])
 def test_batches_after_a_resume_are_those_of_a_run_that_was_not_stopped(skipped):
-    options = {"shift": 2, "flip": True, "mixup": 0.4}
-    whole = list(islice(train_batches(**options), skipped + 4))[skipped:]
-    resumed = list(islice(train_batches(**options, num_skipped=skipped), 4))
+    augmentation = ImageAugmentation(crop=0.4, num_ops=2, shift=2, flip=True, cutout=3, mixup=0.4)
+    whole = list(islice(train_batches(augmentation=augmentation), skipped + 4))[skipped:]
+    resumed = train_batches(augmentation=augmentation, num_skipped=skipped)
+    resumed = list(islice(resumed, 4))
     for expected, actual in zip(whole, resumed, strict=True):
         assert torch.equal(expected.indices, actual.indices)
         assert torch.equal(expected.images, actual.images)
@@ -86,46 +85,34 @@ def test_processes_share_an_epoch_without_overlap_and_with_as_many_batches(world
     assert len(set(seen)) == len(seen) == N // world_size * world_size
 
 
-@pytest.mark.parametrize("limit", [1, 3])
-def test_shifted_images_are_those_of_a_loop(limit):
-    images = image_set().images
-    actual = shift_images(images, limit, torch.Generator().manual_seed(0))
-    offsets = torch.randint(
-        0, 2 * limit + 1, (2, N, 1), generator=torch.Generator().manual_seed(0)
-    ).squeeze(2)
-    assert actual.shape == images.shape and actual.dtype == torch.uint8
-    for i in range(N):
-        down, right = (int(offset) - limit for offset in offsets[:, i])
-        for y in range(6):
-            for x in range(6):
-                inside = 0 <= y + down < 6 and 0 <= x + right < 6
-                expected = images[i, :, y + down, x + right] if inside else torch.zeros(3)
-                assert torch.equal(actual[i, :, y, x], expected.to(torch.uint8))
-    assert len(offsets.T.unique(dim=0)) > 4, "each image is moved by itself"
+def test_each_batch_of_each_process_is_augmented_by_its_own_draw():
+    images = image_set(8, size=12)
+    images = replace(images, images=images.images[:1].expand(8, -1, -1, -1))
+
+    def drawn(seed=5, rank=0):
+        augmentation = ImageAugmentation(shift=4, cutout=5)
+        options = {"seed": seed, "rank": rank, "world_size": 2, "augmentation": augmentation}
+        # Two epochs of two batches.
+        return [batch.images for batch in islice(train_batches(images, 2, **options), 4)]
+
+    first, *others = drawn()
+    assert torch.equal(first, drawn()[0])
+    for other in [*others, *drawn(seed=6), *drawn(rank=1)]:
+        assert not torch.equal(first, other)
 
 
-def test_about_half_of_the_images_are_mirrored_each_as_a_whole():
-    images = image_set(400).images
-    actual = flip_images(images, torch.Generator().manual_seed(0))
-    is_same = (actual == images).flatten(1).all(dim=1)
-    is_flipped = (actual == images.flip(-1)).flatten(1).all(dim=1)
-    assert (is_same | is_flipped).all()
-    assert 150 < int(is_same.sum()) < 250
-
-
-def test_mixed_images_and_labels_have_the_same_share():
+def test_labels_that_are_not_known_are_refused_for_mixing_alone():
     images = image_set()
-    for batch in islice(train_batches(images, mixup=0.5), 6):
-        own = torch.nn.functional.one_hot(images.labels[batch.indices], K).float()
-        assert batch.labels.shape == own.shape
-        torch.testing.assert_close(batch.labels.sum(dim=1), torch.ones(len(batch)))
-        # One share for a batch: its own image has it, and the partner's has the rest.
-        share = batch.labels[own.bool()].min()
-        for i in range(len(batch)):
-            rest = batch.images[i] - share * images.images[batch.indices[i]].float()
-            candidates = (1 - share) * images.images[batch.indices].float()
-            distance = (candidates - rest).abs().flatten(1).max(dim=1).values.min()
-            assert distance < 1e-2
+    labels = torch.zeros(N, K, dtype=torch.int8)
+    known = replace(images, labels=labels)
+    labels = labels.clone()
+    labels[-1, 1] = -1
+    unknown = replace(images, labels=labels)
+    mixing = ImageAugmentation(mixup=0.2)
+    assert next(iter(train_batches(known, augmentation=mixing))).labels.dtype == torch.float32
+    assert next(iter(train_batches(unknown, augmentation=ImageAugmentation(flip=True))))
+    with pytest.raises(UserError, match="INPUT.MIXUP is 0.2, .*not known .*DIFFICULT_TRAIN"):
+        train_batches(unknown, augmentation=mixing)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
