@@ -1,6 +1,8 @@
 """Pictures of detections, of label assignment and of a classifier's results."""
 
 from .assignment import draw_assignment, save_figure
+from .cam import ActivationMaps, choose_classes, class_activation_maps
+from .cam_picture import draw_activation_maps
 from .comparison import draw_label_comparison
 from .confusion import draw_confusion
 from .curves import draw_curves
@@ -11,9 +13,13 @@ from .score_quality import draw_score_quality
 from .statistics import AssignmentStatistics
 
 __all__ = [
+    "ActivationMaps",
     "AssignmentStatistics",
     "ImageLabels",
     "LevelLabels",
+    "choose_classes",
+    "class_activation_maps",
+    "draw_activation_maps",
     "draw_assignment",
     "draw_confusion",
     "draw_curves",
