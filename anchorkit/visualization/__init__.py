@@ -2,6 +2,7 @@
 
 from .assignment import draw_assignment, save_figure
 from .comparison import draw_label_comparison
+from .confidence import draw_confidence, draw_confidences
 from .confusion import draw_confusion
 from .curves import draw_curves
 from .detections import draw_detections
@@ -15,6 +16,8 @@ __all__ = [
     "ImageLabels",
     "LevelLabels",
     "draw_assignment",
+    "draw_confidence",
+    "draw_confidences",
     "draw_confusion",
     "draw_curves",
     "draw_detections",
