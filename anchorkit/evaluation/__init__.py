@@ -19,12 +19,14 @@ from torch import nn
 from ..data import build_test_loader, is_image_set
 from ..errors import UserError
 from .classification import ClassificationEvaluator
+from .multi_label import MultiLabelEvaluator
 from .pictures import PictureWriter
 from .score_quality import ScoreQuality
 from .tables import write_tables
 
 __all__ = [
     "ClassificationEvaluator",
+    "MultiLabelEvaluator",
     "PictureWriter",
     "ScoreQuality",
     "build_evaluator",
@@ -48,7 +50,7 @@ def build_evaluator(
         dataset_name: a registered data set.
         output_folder: where the evaluator leaves its predictions.
         model: the classifier, for a classification set; its method says how outputs are read.
-        draws: whether a classifier's confusion is drawn, too.
+        draws: whether a classifier's confusion or confidence is drawn, too.
 
     Raises:
         UserError: the data set says no evaluator that is known, or its package is not installed.
@@ -56,16 +58,16 @@ def build_evaluator(
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind == "coco":
         return _coco_evaluator(dataset_name, output_folder)
-    if kind == "classification":
+    if kind in ("classification", "multi_label"):
         if not hasattr(model, "method"):
             raise UserError(
                 f"{dataset_name} is evaluated by the method of an ImageClassifier; got "
                 f"{type(model).__name__}"
             )
-        classes = MetadataCatalog.get(dataset_name).thing_classes
-        return ClassificationEvaluator(
-            dataset_name, model.method, output_folder, class_names=classes, draws=draws
-        )
+        options = {"class_names": MetadataCatalog.get(dataset_name).thing_classes, "draws": draws}
+        if kind == "multi_label":
+            return MultiLabelEvaluator(dataset_name, output_folder, **options)
+        return ClassificationEvaluator(dataset_name, model.method, output_folder, **options)
     if kind == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
     if kind == "lvis":
@@ -77,7 +79,8 @@ def build_evaluator(
             ) from error
     raise UserError(
         f"data set {dataset_name!r} has evaluator_type {kind!r}; known are 'coco', 'pascal_voc', "
-        f"'lvis' and 'classification': set MetadataCatalog.get({dataset_name!r}).evaluator_type"
+        "'lvis', 'classification' and 'multi_label': set "
+        f"MetadataCatalog.get({dataset_name!r}).evaluator_type"
     )
 
 

@@ -4,6 +4,7 @@ from .assignment import draw_assignment, save_figure
 from .cam import ActivationMaps, choose_classes, class_activation_maps
 from .cam_picture import draw_activation_maps
 from .comparison import draw_label_comparison
+from .confidence import draw_confidence, draw_confidences
 from .confusion import draw_confusion
 from .curves import draw_curves
 from .detections import draw_detections
@@ -21,6 +22,8 @@ __all__ = [
     "class_activation_maps",
     "draw_activation_maps",
     "draw_assignment",
+    "draw_confidence",
+    "draw_confidences",
     "draw_confusion",
     "draw_curves",
     "draw_detections",

@@ -1,10 +1,17 @@
-"""Confusion matrices, curves and grids of images: what is on them, and their edge cases."""
+"""Tables of classes, curves and grids of images: what is on them, and their edge cases."""
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from anchorkit.visualization import draw_confusion, draw_curves, draw_image_grid, save_figure
+from anchorkit.visualization import (
+    draw_confidence,
+    draw_confidences,
+    draw_confusion,
+    draw_curves,
+    draw_image_grid,
+    save_figure,
+)
 from anchorkit.visualization.canvas import PALETTE
 from anchorkit.visualization.curves import smooth
 
@@ -47,6 +54,53 @@ def test_counts_that_do_not_fit_the_names_are_refused():
     for counts, names in ((np.zeros((2, 2), int), ["a"]), (np.zeros((0, 0), int), [])):
         with pytest.raises(ValueError, match="counts, got"):
             draw_confusion(counts, names)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 20, 21])
+def test_maps_of_any_number_of_classes_and_models_give_a_picture(num_classes):
+    confidence = np.random.default_rng(0).random((num_classes, num_classes))
+    confidence[num_classes // 2] = np.nan
+    names = [f"class {index} $_" for index in range(num_classes)]
+    one = draw_confidence(confidence, names, "baseline")
+    two = draw_confidences([confidence, 0.5 * confidence], ["baseline", "a $_" * 90], names)
+    assert is_picture(one) and is_picture(two)
+    assert two.shape[0] == one.shape[0] and 1.3 < two.shape[1] / one.shape[1] < 2
+
+
+def test_rows_are_the_images_classes_and_the_colours_do_not_depend_on_the_values():
+    dark, half = "#08306b", "#6aaed6"
+    sure = np.array([[np.nan, np.nan], [1.0, 0.0]])
+    picture = draw_confidence(sure, ["a", "b"])
+    is_dark = (np.abs(picture - np.array(to_rgb(dark)) * 255).max(axis=2) <= 3).nonzero()
+    is_empty = (np.abs(picture.astype(float) - 0xEF).max(axis=2) <= 1).nonzero()
+    cells = is_dark[1] < picture.shape[1] * 4 // 5  # not the bar
+    assert cells.sum() > 2000 and len(is_empty[0]) > 8000
+    assert np.median(is_empty[0]) < np.median(is_dark[0][cells])
+    assert np.median(is_dark[1][cells]) < np.median(is_empty[1])
+    # The highest value of a map is not the darkest colour.
+    unsure = draw_confidence(np.array([[0.5, 0.0], [0.0, 0.5]]), ["a", "b"])
+    assert share_of(unsure, half) > 0.02 > share_of(unsure, dark)
+
+
+def test_values_are_written_into_the_cells_of_up_to_20_classes(monkeypatch):
+    from matplotlib.axes import Axes
+
+    written = []
+    text = Axes.text
+    monkeypatch.setattr(
+        Axes, "text", lambda self, x, y, s, **more: written.append(s) or text(self, x, y, s, **more)
+    )
+    draw_confidence(np.array([[0.996, 0.004], [0.005, np.nan]]), ["a", "b"])
+    assert written == ["1.00", "0.01"]
+    draw_confidence(np.ones((21, 21)), [str(index) for index in range(21)])
+    assert len(written) == 2
+
+
+def test_maps_that_do_not_fit_the_names_are_refused():
+    for maps, names in (([np.zeros((2, 2))], ["a"]), ([], ["a"]), ([np.zeros((0, 0))], []),
+                        ([np.zeros((1, 1)), np.zeros((2, 2))], ["a"])):  # fmt: skip
+        with pytest.raises(ValueError, match="expected maps of shape"):
+            draw_confidences(maps, ["title"] * len(maps), names)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.9])

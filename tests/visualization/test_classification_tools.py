@@ -1,4 +1,4 @@
-"""The commands that draw curves and compare predictions, as their users meet them."""
+"""The commands that draw curves and compare classifiers, as their users meet them."""
 
 import csv
 import json
@@ -19,6 +19,7 @@ from anchorkit.evaluation.predictions import COLUMNS, write_rows
 REPO = Path(__file__).resolve().parents[2]
 CURVES = REPO / "tools" / "plot_curves.py"
 COMPARE = REPO / "tools" / "compare_predictions.py"
+CONFIDENCE = REPO / "tools" / "compare_confidence.py"
 CLASSES = ("cat", "dog", "crane", "crane")
 
 
@@ -214,4 +215,43 @@ def test_a_data_set_of_other_images_is_told(files, small_set, run_here, monkeypa
 )
 def test_a_mistake_with_predictions_is_one_line(arguments, message, files, run_here):
     status, _, errors = run_here(COMPARE, *arguments.split())
+    assert is_one_line_of_error(status, errors, message)
+
+
+@pytest.fixture
+def maps(tmp_path):
+    """Two files of confidence in two classes, the second without images of the second class."""
+    for name, rows in (("a.json", [[0.9, 0.4], [0.2, 0.7]]), ("b.json", [[0.8, 0.1], [None] * 2])):
+        content = {"classes": ["cat", "dog"], "confidence": rows}
+        (tmp_path / name).write_text(json.dumps(content))
+    return "a.json", "b.json"
+
+
+def test_maps_of_confidence_stand_side_by_side(maps, tmp_path):
+    labels = ("--labels", "baseline", "INDeeD", "--output", "new/confidence.png")
+    done = run_alone(CONFIDENCE, *maps, *labels, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "baseline: own class 80.0 %, others 30.0 %",
+        "INDeeD: own class 80.0 %, others 10.0 %",
+        "new/confidence.png",
+    ]
+    with Image.open(tmp_path / "new" / "confidence.png") as picture:
+        assert picture.mode == "RGB" and picture.width > picture.height
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("a.json none.json", "none.json: expected a confidence.json"),
+        ("a.json other.json", "other.json: other classes than a.json has"),
+        ("a.json b.json --labels one", "--labels: expected one for each of 2 files, got 1"),
+        ("a.json --output confidence.pdf", "--output confidence.pdf: must end in .png"),
+        ("a.json --output a.json/confidence.png", "--output .*cannot be written"),
+    ],
+)
+def test_a_mistake_with_maps_is_one_line(arguments, message, maps, run_here, tmp_path):
+    other = {"classes": ["dog", "cat"], "confidence": [[1, 0], [0, 1]]}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    status, _, errors = run_here(CONFIDENCE, *arguments.split())
     assert is_one_line_of_error(status, errors, message)
