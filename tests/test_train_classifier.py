@@ -166,3 +166,37 @@ def test_a_detector_refuses_a_classification_set(tmp_path):
     assert "digits_train is a classification set; BaselineRetinaNet needs a detection set" in (
         result.stdout
     )
+
+
+def test_a_multi_label_run_ends_with_precision_and_a_map_of_confidence(tmp_path):
+    output = tmp_path / "out"
+    result = train(QUICK / "indeed_ml_digits_5.yaml", output, "SOLVER.MAX_EPOCHS", "2",
+                   "TEST.EVAL_EPOCHS", "1")  # fmt: skip
+    assert result.returncode == 0, result.stdout
+    assert "| classes an image" in result.stdout and "loss_disparate" in result.stdout
+    (results,) = json.loads((output / "results.json").read_text()).values()
+    found = results["multi_label"]
+    assert {"mAP", "acc1_single", "off_diagonal_confidence", "AP-0", "AP-9"} <= set(found)
+    assert "mAP_single" not in found, "all test images have one class"
+    folder = output / "inference" / "ml_digits_1_test"
+    assert {path.name for path in folder.iterdir()} == {
+        "predictions.csv", "confidence.json", "confidence.png", "outputs.npz"}  # fmt: skip
+    assert (output / "model_best.pth").exists(), "multi_label/mAP tells the best one"
+
+
+@pytest.mark.parametrize(("config", "arguments", "message"), [
+    ("bce_ml_digits_5", ("MODEL.CLASSIFIER.METHOD", "oat"),
+     "an image of ml_digits_5_train has any number of classes, and MODEL.CLASSIFIER.METHOD 'oat'"),
+    ("ce_digits", ("MODEL.CLASSIFIER.METHOD", "indeed"), "an image of digits_train has one class"),
+    ("bce_ml_digits_5", ("DATASETS.TRAIN", "('ml_digits_5_trian',)"), "did you mean ml_digits_5_t"),
+    ("bce_ml_digits_5", ("DATASETS.TRAIN", "('digit_scenes_train',)"),
+     "such as digit_scenes_train_multi_label"),
+    ("indeed_ml_digits_5", ("MODEL.INDEED.NORM", "l1"), "must be one of 'minmax', 'l2'"),
+    ("bce_ml_digits_5", ("DATASETS.MULTI_LABEL.CELLS", "left"), "must be one of 'random', 'fixed'"),
+])  # fmt: skip
+def test_what_a_multi_label_run_cannot_do_is_one_line_and_status_2(
+    tmp_path, config, arguments, message
+):
+    result = train(QUICK / f"{config}.yaml", tmp_path / "out", *arguments)
+    assert result.returncode == 2, result.stdout
+    assert re.search(message, result.stdout) and "Traceback" not in result.stdout
