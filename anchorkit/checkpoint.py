@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import re
 
 import numpy as np
@@ -171,19 +172,55 @@ def write_atomically(path: str, write) -> None:
     os.replace(partial, path)
 
 
-def read_checkpoint(path: str) -> dict:
-    """Read a ``.pth`` or ``.pkl`` file of tensors, arrays and plain values, on the CPU.
+def write_weights(path: str, weights: dict[str, torch.Tensor]) -> None:
+    """Write a model's weights for ``MODEL.WEIGHTS``, whole or not at all.
+
+    Args:
+        path: ends in ``.pth``, or in ``.safetensors`` for a file without any code in it.
+
+    Raises:
+        UserError: another ending, a folder that cannot be written, or no package safetensors.
+    """
+    if path.endswith(".safetensors"):
+        safetensors = _safetensors(path)
+        weights = {name: value.contiguous() for name, value in weights.items()}
+
+        def write(file) -> None:
+            file.write(safetensors.save(weights))
+    elif path.endswith(".pth"):
+
+        def write(file) -> None:
+            torch.save({"model": weights}, file)
+    else:
+        raise UserError(f"{path}: weights are written to a file that ends in .pth or .safetensors")
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        write_atomically(path, write)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error}") from error
+
+
+def read_checkpoint(path: str, *, trust_pickle: bool = False) -> dict:
+    """Read a ``.pth``, ``.safetensors`` or ``.pkl`` file, on the CPU.
+
+    Args:
+        trust_pickle: build any Python object that a ``.pth`` or ``.pkl`` file holds, which runs
+            whatever code it names; False takes tensors, arrays and plain values only.
 
     Raises:
         UserError: the file is damaged, or holds objects that only running its code could build.
     """
+    safetensors = _safetensors(path) if path.endswith(".safetensors") else None
     try:
-        if path.endswith(".pkl"):
+        if safetensors is not None:
+            content = safetensors.load_file(path)
+        elif path.endswith(".pkl"):
+            unpickler = pickle.Unpickler if trust_pickle else ArrayUnpickler
             with open(path, "rb") as file:
-                content = ArrayUnpickler(file, encoding="latin1").load()
+                content = unpickler(file, encoding="latin1").load()
         else:
             with torch.serialization.safe_globals(_numpy_types()):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except UnsafeError as error:
         raise UserError(_unsafe_message(path, str(error))) from error
     except Exception as error:
@@ -201,6 +238,17 @@ def read_checkpoint(path: str) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
     return content
+
+
+def _safetensors(path: str):
+    """The module of safetensors that reads and writes torch's tensors."""
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise UserError(
+            f"{path}: such files need the package safetensors: pip install safetensors"
+        ) from error
+    return safetensors.torch
 
 
 def _numpy_types() -> list:
@@ -223,7 +271,8 @@ def _model_zoo_layout(content: dict) -> dict:
 def _unsafe_message(path: str, name: str) -> str:
     return (
         f"{path}: refused, it holds the Python object {name} and reading it would run code; save "
-        "its weights alone: torch.save({'model': model.state_dict()}, FILE)"
+        "its weights alone: torch.save({'model': model.state_dict()}, FILE), or, if you trust who "
+        "made it, convert it with --trust-pickle (tools/convert_checkpoint.py)"
     )
 
 

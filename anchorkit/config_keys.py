@@ -115,6 +115,8 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     # Where P6 comes from: "p5" (FCOS, semi-anchored) or "res5" (RetinaNet, FoveaBox); "none" ends
     # the pyramid at P5.
     cfg.MODEL.FPN.TOP_BLOCK_IN_FEATURE = "p5"
+    # P7 is a convolution of ReLU(P6), or of P6 itself (mmdetection's FoveaBox).
+    cfg.MODEL.FPN.TOP_BLOCK_RELU = True
 
 
 def _add_semi_anchored_keys(cfg: CfgNode) -> None:
@@ -197,6 +199,9 @@ def _add_fcos_keys(cfg: CfgNode) -> None:
     # Convolutions of each of the two towers, and their normalisation.
     node.NUM_CONVS = 4
     node.NORM = "GN"
+    # Convolutions of the towers have a bias although GN follows (torchvision's FCOS,
+    # mmdetection's FCOSv2).
+    node.CONV_BIAS = False
     # Initial foreground probability of the classifier.
     node.PRIOR_PROB = 0.01
     # Distance of the first location from the image's corner, in strides. The code that made DSLA's

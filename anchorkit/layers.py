@@ -8,7 +8,7 @@ from detectron2.layers import get_norm
 from torch import Tensor, nn
 
 
-def conv_tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
+def conv_tower(channels: int, num_convs: int, norm: str, *, bias: bool = False) -> nn.Sequential:
     """``num_convs`` times 3x3 convolution, normalisation, ReLU, shared by all feature levels.
 
     Args:
@@ -16,6 +16,7 @@ def conv_tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
         num_convs: 0 gives an empty tower that returns its input.
         norm: "GN" (32 groups), or "" for none. Batch normalisation shared by levels would mix
             their statistics and is refused.
+        bias: of convolutions that a normalisation follows; the others always have one.
 
     Raises:
         ValueError: a normalisation other than "GN" or "".
@@ -24,7 +25,7 @@ def conv_tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
         raise ValueError(f"towers are shared by feature levels: norm is 'GN' or '', not {norm!r}")
     layers: list[nn.Module] = []
     for _ in range(num_convs):
-        layers.append(head_conv(channels, channels, bias=not norm))
+        layers.append(head_conv(channels, channels, bias=bias or not norm))
         if norm:
             layers.append(get_norm(norm, channels))
         layers.append(nn.ReLU(inplace=True))

@@ -1,8 +1,8 @@
-"""Weights of torchvision arrive where they belong, and nothing else is taken for them."""
+"""torchvision's VGG-16 and SSD300 arrive where they belong, and the tool tells what does not."""
 
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +10,17 @@ from detectron2.modeling import build_model
 from torchvision.models import vgg16
 from torchvision.models.detection import ssd300_vgg16
 
-from anchorkit.checkpoint import Checkpointer
+from anchorkit.checkpoint import Checkpointer, read_checkpoint
 from anchorkit.config import load_config
-from anchorkit.conversion import SSD_PIXEL_MEAN, convert_ssd300, convert_torchvision
+from anchorkit.conversion import SSD_PIXEL_MEAN, convert, convert_ssd300
 from anchorkit.errors import UserError
 from anchorkit.modeling.backbone import SSDVGG
+from tests.conversion_tool import TOOL, load_tool
 
-TOOL = Path(__file__).resolve().parent.parent / "tools" / "convert_checkpoint.py"
+
+@pytest.fixture(scope="module")
+def tool():
+    return load_tool()
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def classifier():
 
 
 def test_the_body_sees_in_grey_levels_what_the_classifier_sees_in_deviations(classifier):
-    converted = convert_torchvision(classifier.state_dict())
+    converted = convert(classifier.state_dict()).weights
     body = SSDVGG(extra_layers=[])
     body_weights = {name.removeprefix("backbone."): value for name, value in converted.items()}
     missing, unexpected = body.load_state_dict(body_weights, strict=False)
@@ -64,7 +68,7 @@ def test_the_body_sees_in_grey_levels_what_the_classifier_sees_in_deviations(cla
 
 
 def test_conv6_and_conv7_are_every_third_position_and_every_fourth_output(classifier):
-    converted = convert_torchvision(classifier.state_dict())
+    converted = convert(classifier.state_dict()).weights
     weights = classifier.state_dict()
     fc6, fc7 = converted["backbone.conv6.weight"], converted["backbone.conv7.weight"]
     assert fc6.shape == (1024, 512, 3, 3) and fc7.shape == (1024, 1024, 1, 1)
@@ -82,13 +86,13 @@ def test_features_whose_classifier_is_not_a_number_are_taken_as_they_are(classif
         name: torch.full((1,), torch.nan) if name.startswith("classifier") else value
         for name, value in classifier.state_dict().items()
     }
-    converted = convert_torchvision(weights)
+    converted = convert(weights).weights
     assert len(converted) == 26 and "backbone.conv6.weight" not in converted
     assert torch.equal(converted["backbone.stages.0.conv1_1.weight"], weights["features.0.weight"])
     # Without any classifier, nobody knows what pixels the features take.
     features = {name: value for name, value in weights.items() if name.startswith("features")}
-    with pytest.raises(UserError, match="has no tensor classifier.0.weight"):
-        convert_torchvision(features)
+    problem = convert(features).problem
+    assert "has no tensor 'classifier.0.bias', 'classifier.0.weight', 'classifier.3" in problem
 
 
 def ssd_weights(num_outputs):
@@ -135,28 +139,85 @@ def test_background_moves_behind_the_classes_of_every_anchor():
     assert chosen[1].tolist() == [7, 5, 4]
 
 
+@pytest.mark.parametrize("name", ["features.28.weight", "backbone.scale_weight"])
+def test_a_part_of_a_model_is_not_taken_for_the_model(name):
+    assert "the file has no tensor" in convert({name: torch.zeros(1)}).problem
+
+
+def test_a_tensor_that_no_ssd300_has_is_named():
+    weights = ssd_weights(4) | {"backbone.extra.5.0.weight": torch.zeros(1)}
+    assert "nothing is known of the file's 'backbone.extra.5.0.weight'" in convert(weights).problem
+    with pytest.raises(UserError, match="nothing is known of"):
+        convert_ssd300(weights)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"conv1.weight": torch.zeros(1)}, "expected .* ssd300_vgg16 or vgg16 .*conv1.weight"),
-        ({"features.28.weight": torch.zeros(1)}, "has no tensor features.0.weight"),
-        ({"backbone.scale_weight": torch.zeros(1)}, "has no tensor backbone.features.0.weight"),
+        ({"fc.weight": torch.zeros(1)}, "expected torchvision's ResNet, .* as fc.weight"),
+        ({"stem.conv1.weight": torch.zeros(1)}, "MODEL.WEIGHTS reads this file as it is"),
+        ({"layer1.0.conv1.weight": "text"}, "got str under the name 'layer1.0.conv1.weight'"),
+        ({"layer1.0.conv1.weight": torch.zeros(1)}, "name yours with --config-file"),
+        ({"bbox_head.cls_convs.0.conv.weight": torch.zeros(1),
+          "bbox_head.retina_cls.weight": torch.zeros(1)}, "head ends with bbox_head.retina_cls"),
+        ({"head.regression_head.bbox_ctrness.weight": torch.zeros(1)}, "none was given"),
+        ({}, "expected torchvision's"),
     ],
-)
+)  # fmt: skip
 def test_other_weights_are_refused(content, message):
     with pytest.raises(UserError, match=message):
-        convert_torchvision(content)
+        convert(content)
 
 
-def test_the_tool_says_in_one_line_what_is_wrong(tmp_path):
+def ssd_config(folder, num_classes):
+    path = folder / "ssd.yaml"
+    path.write_text(
+        f"MODEL:\n  META_ARCHITECTURE: SSD\n  NUM_CLASSES: {num_classes}\n"
+        "  BACKBONE:\n    NAME: build_ssd_vgg_backbone\n    FREEZE_AT: 0\n"
+        "  ANCHOR_GENERATOR:\n    NAME: SSDAnchorGenerator\n"
+        "INPUT:\n  FIXED_SIZE: 300\n"
+    )
+    return str(path)
+
+
+def test_the_report_compares_an_ssd300_with_the_model_and_leaves_other_classes_out(
+    tmp_path, tool, capsys
+):
+    source, target = str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pth")
+    torch.save({"model": ssd_weights(4)}, source)
+    assert tool.run([source, target, "--config-file", ssd_config(tmp_path, 3)]) == 0
+    report = capsys.readouterr().out
+    assert "matched     71 of the model's 71 tensors" in report and "missing     0\n" in report
+    assert "* INPUT.FORMAT RGB" in report and "* MODEL.PIXEL_MEAN '[123.0, 117.0, 104.0]'" in report
+    assert tool.run([source, target, "--config-file", ssd_config(tmp_path, 5)]) == 0
+    report = capsys.readouterr().out
+    assert "matched     59 of the model's 71 tensors" in report
+    assert "the file's classifier has 4 outputs, which are not the model's 5 classes" in report
+    assert not any("classifiers" in name for name in read_checkpoint(target)["model"])
+
+
+def test_the_tool_says_in_one_line_what_is_wrong(tmp_path, tool, capsys):
     broken = tmp_path / "broken.pth"
     broken.write_bytes(b"not a checkpoint")
+    whole = str(tmp_path / "ssd.pth")
+    torch.save(ssd_weights(4), whole)
+    out = str(tmp_path / "out.pth")
+    ssd = ssd_config(tmp_path, 3)
     for arguments, message in (
-        ([tmp_path / "absent.pth", tmp_path / "out.pth"], "no file"),
-        ([broken, tmp_path / "out.pth"], "damaged or not a checkpoint"),
-    ):
-        result = subprocess.run(
-            [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True
-        )
-        assert result.returncode == 2 and message in result.stderr
-        assert result.stderr.count("\n") == 1
+        ([str(tmp_path / "absent.pth"), out], "no file"),
+        (["fcos_resnet50_fpn", out], "no such model of torchvision fits"),
+        (["resnet5", out, "--config-file", ssd], "did you mean resnet50"),
+        ([str(broken), out], "damaged or not a checkpoint"),
+        ([whole, str(tmp_path / "out.pkl")], "ends in .pth or .safetensors"),
+        ([whole, str(broken / "out.pth")], "cannot be written"),
+        ([whole, out, "--opts", "MODEL.NUM_CLASSES", "3"], "--opts changes keys of a config"),
+        ([whole, out, "--config-file", ssd, "--opts", "MODEL.META_ARCHITECTURE", "SDS"], "'SDS'"),
+        ([whole, out, "--config-file", ssd, "--opts", "MODEL.META_ARCHITECTURE", "SemiAnchoredSSD"],
+         "needs a config"),
+        ([whole, out, "--config-file", ssd, "--opts", "MODEL.SSD.WIDTH_DIVISOR", "2"],
+         "of another shape is"),
+    ):  # fmt: skip
+        assert tool.run(arguments) == 2, arguments
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+    assert not os.path.exists(out)

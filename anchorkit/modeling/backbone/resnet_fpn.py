@@ -5,6 +5,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone, ResNet, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
+from torch import Tensor
 
 from ...config import check_choice
 
@@ -33,7 +34,8 @@ def build_resnet_fpn_p6p7_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
     if source != "none":
         is_p5 = source == "p5"
         source_channels = channels if is_p5 else bottom_up.output_shape()["res5"].channels
-        top_block = LastLevelP6P7(source_channels, channels, in_feature=source)
+        block = LastLevelP6P7 if cfg.MODEL.FPN.TOP_BLOCK_RELU else _LinearP6P7
+        top_block = block(source_channels, channels, in_feature=source)
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -42,6 +44,14 @@ def build_resnet_fpn_p6p7_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
         top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+
+
+class _LinearP6P7(LastLevelP6P7):
+    """P6 and P7 without an activation between them."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        p6 = self.p6(x)
+        return [p6, self.p7(p6)]
 
 
 def _build_narrow_resnet(cfg, input_shape: ShapeSpec) -> ResNet:

@@ -31,7 +31,7 @@ class FCOSHead(nn.Module):
         num_classes: C.
         num_levels: L.
         num_convs: convolutions in each tower.
-        norm: of the towers, see :func:`anchorkit.layers.conv_tower`.
+        norm, conv_bias: of the towers, see :func:`anchorkit.layers.conv_tower`.
         prior_prob: initial score of the classifier.
         centerness_tower: the tower that predicts centerness: "class" (FCOS) or "box" (FCOSv2);
             None for no centerness branch.
@@ -46,13 +46,14 @@ class FCOSHead(nn.Module):
         num_levels: int,
         num_convs: int = 4,
         norm: str = "GN",
+        conv_bias: bool = False,
         prior_prob: float = 0.01,
         centerness_tower: str | None = "class",
         level_scales: bool = True,
     ):
         super().__init__()
-        self.class_tower = conv_tower(in_channels, num_convs, norm)
-        self.box_tower = conv_tower(in_channels, num_convs, norm)
+        self.class_tower = conv_tower(in_channels, num_convs, norm, bias=conv_bias)
+        self.box_tower = conv_tower(in_channels, num_convs, norm, bias=conv_bias)
         self.classifier = head_conv(in_channels, num_classes, prior=prior_prob)
         self.box_regressor = head_conv(in_channels, 4)
         self.centerness_tower = centerness_tower

@@ -25,7 +25,11 @@ class FCOS(PointDetector):
         keys, dsla = cfg.MODEL.FCOS, cfg.MODEL.DSLA
         tower = _choice(cfg, "CENTERNESS_TOWER", ("class", "box"))
         arguments = super().from_config(
-            cfg, keys, centerness_tower=None if dsla.ENABLED else tower, level_scales=True
+            cfg,
+            keys,
+            centerness_tower=None if dsla.ENABLED else tower,
+            level_scales=True,
+            conv_bias=keys.CONV_BIAS,
         )
         strides = arguments["strides"]
         labels = {

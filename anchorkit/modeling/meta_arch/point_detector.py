@@ -77,12 +77,18 @@ class PointDetector(DenseDetector):
 
     @classmethod
     def from_config(
-        cls, cfg, keys: CfgNode, *, centerness_tower: str | None, level_scales: bool
+        cls,
+        cfg,
+        keys: CfgNode,
+        *,
+        centerness_tower: str | None,
+        level_scales: bool,
+        conv_bias: bool = False,
     ) -> dict:
         """What every member of the family reads from its own ``keys`` in the same way.
 
         Args:
-            centerness_tower, level_scales: see :class:`FCOSHead`.
+            centerness_tower, level_scales, conv_bias: see :class:`FCOSHead`.
         """
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[name] for name in keys.IN_FEATURES]
@@ -94,6 +100,7 @@ class PointDetector(DenseDetector):
                 num_levels=len(shapes),
                 num_convs=keys.NUM_CONVS,
                 norm=keys.NORM,
+                conv_bias=conv_bias,
                 prior_prob=keys.PRIOR_PROB,
                 centerness_tower=centerness_tower,
                 level_scales=level_scales,
