@@ -21,7 +21,18 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["anchorkit", "anchorkit.*"]),
+    # configs/ and projects/*/configs/ stand beside the package; an installed one holds copies of
+    # them, where anchorkit.model_zoo looks first.
+    packages=[
+        *find_packages(include=["anchorkit", "anchorkit.*"]),
+        *("anchorkit.configs", "anchorkit.projects"),
+    ],
+    package_dir={"anchorkit.configs": "configs", "anchorkit.projects": "projects"},
+    package_data={
+        "anchorkit": ["model_zoo.yaml"],
+        "anchorkit.configs": ["*.yaml", "*/*.yaml"],
+        "anchorkit.projects": ["*/configs/*.yaml"],
+    },
     python_requires=">=3.11",
     # The lower bounds are one set of versions that passed the tests together: the "oldest" row of
     # the table in INSTALL.md. constraints.txt pins the set that `make setup` installs.

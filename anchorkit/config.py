@@ -47,7 +47,9 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> CfgNode:
 
 
 def num_classes(cfg: CfgNode) -> int:
-    """Class count of a detector: ``MODEL.NUM_CLASSES``, or that of the first data set if it is 0.
+    """Class count of a model: ``MODEL.NUM_CLASSES``, or that of the first data set if it is 0.
+
+    A set whose class names are read with its files has "num_classes" in its metadata until then.
 
     Raises:
         UserError: neither the key nor a registered data set says how many classes there are.
@@ -55,9 +57,10 @@ def num_classes(cfg: CfgNode) -> int:
     if cfg.MODEL.NUM_CLASSES > 0:
         return cfg.MODEL.NUM_CLASSES
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        classes = MetadataCatalog.get(name).get("thing_classes")
-        if classes:
-            return len(classes)
+        metadata = MetadataCatalog.get(name)
+        number = len(metadata.get("thing_classes", ())) or metadata.get("num_classes", 0)
+        if number:
+            return number
     raise UserError(
         "the number of classes is not known: MODEL.NUM_CLASSES is 0 and no data set in "
         f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} or DATASETS.TEST "

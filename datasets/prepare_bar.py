@@ -21,11 +21,10 @@ from anchorkit.data.class_folders import (  # noqa: E402
     sub_folders,
     write_class_folders,
 )
-from anchorkit.data.image_folder import image_files  # noqa: E402
+from anchorkit.data.image_folder import PREPARED_SETS, image_files  # noqa: E402
 from anchorkit.errors import UserError  # noqa: E402
 
 COUNTS = {"train": 1941, "test": 654}
-NUM_CLASSES = 6
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,7 +68,7 @@ def main() -> int:
             list_items(args.images),
             lambda source: Path(source).read_bytes(),
             counts=COUNTS,
-            num_classes=NUM_CLASSES,
+            num_classes=PREPARED_SETS["bar"],
             allow_missing=args.allow_missing,
         ),
         target,

@@ -22,9 +22,9 @@ from anchorkit.data.class_folders import (  # noqa: E402
     video_files,
     write_class_folders,
 )
+from anchorkit.data.image_folder import PREPARED_SETS  # noqa: E402
 
 COUNTS = {"train": 1473, "test": 1391}
-NUM_CLASSES = 25
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,7 +53,7 @@ def main() -> int:
             list_items(args.videos),
             middle_frame_jpeg,
             counts=COUNTS,
-            num_classes=NUM_CLASSES,
+            num_classes=PREPARED_SETS["era"],
             allow_missing=args.allow_missing,
         ),
         target,

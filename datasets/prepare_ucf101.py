@@ -18,10 +18,10 @@ from anchorkit.data.class_folders import (  # noqa: E402
     run_script,
     write_class_folders,
 )
+from anchorkit.data.image_folder import PREPARED_SETS  # noqa: E402
 from anchorkit.errors import UserError  # noqa: E402
 
 COUNTS = {"train": 9537, "test": 3783}
-NUM_CLASSES = 101
 SPLIT_FILES = {"train": "trainlist01.txt", "test": "testlist01.txt"}
 # Missing videos that are named; the others are counted.
 MAX_NAMED = 20
@@ -82,7 +82,7 @@ def main() -> int:
             list_items(args.videos, args.splits),
             middle_frame_jpeg,
             counts=COUNTS,
-            num_classes=NUM_CLASSES,
+            num_classes=PREPARED_SETS["ucf101"],
             allow_missing=args.allow_missing,
         ),
         target,

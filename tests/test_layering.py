@@ -23,7 +23,7 @@ ROWS = (
     ("modeling.backbone",),
     ("modeling.meta_arch",),
     ("modeling",),
-    ("data", "checkpoint", "conversion", "solver", "launch", "training_step"),
+    ("data", "checkpoint", "conversion", "solver", "launch", "training_step", "analysis"),
     ("hooks", "visualization"),
     ("evaluation",),
     ("trainer",),
@@ -35,6 +35,7 @@ ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 # Rooms that hold a run's config as a whole. Below them it is read in from_config and in builders.
 ROOMS_WITH_CFG = {
     *("config", "config_keys", "data", "solver", "evaluation", "trainer", "engine", "tools"),
+    *("analysis", "model_zoo"),
 }
 ROOMS_WITH_BUILDERS = {"modeling.anchor_generator", "modeling.backbone", "modeling.meta_arch"}
 

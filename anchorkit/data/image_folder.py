@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import UserError, quoted
 from .digit_scenes import datasets_root
@@ -15,8 +15,9 @@ from .image_cache import load_squares
 from .image_set import ImageSet, Listing, ReadOptions, register_image_set
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-# Sets that a script in datasets/ writes: <name>/{train,test}/<class>/ below the root.
-PREPARED_SETS = ("ucf101", "era", "bar")
+# Sets that a script in datasets/ writes, <name>/{train,test}/<class>/ below the root, and how many
+# classes they have.
+PREPARED_SETS = {"ucf101": 101, "era": 25, "bar": 6}
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def _register(source: ImageFolder, classes: Sequence[str] | None = None) -> None
     register_image_set(source.name, source, classes, lister=source.listing)
 
 
-for _name in PREPARED_SETS:
+for _name, _num_classes in PREPARED_SETS.items():
     for _split in ("train", "test"):
         if f"{_name}_{_split}" not in DatasetCatalog.keys():
             _register(
@@ -168,3 +169,5 @@ for _name in PREPARED_SETS:
                     f"datasets/prepare_{_name}.py",
                 )
             )
+            # Known before the files are there, so that a model can be built.
+            MetadataCatalog.get(f"{_name}_{_split}").set(num_classes=_num_classes)

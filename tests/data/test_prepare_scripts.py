@@ -6,10 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from anchorkit.data import check_same_classes, class_folders, load_image_set
 from anchorkit.data.class_folders import Item, middle_frame, write_class_folders
+from anchorkit.data.image_folder import PREPARED_SETS
 from anchorkit.errors import UserError
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "datasets"
@@ -30,7 +32,10 @@ def run(tmp_path, monkeypatch, capsys):
         return stopped.value.code, *capsys.readouterr()
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
-    return run
+    yield run
+    # Other tests find the sets as before their files were there.
+    for name in (f"{kind}_{split}" for kind in PREPARED_SETS for split in ("train", "test")):
+        vars(MetadataCatalog.get(name)).pop("thing_classes", None)
 
 
 def write_video(path, num_frames=9, size=(32, 24)):
