@@ -115,6 +115,18 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     # Where P6 comes from: "p5" (FCOS, semi-anchored) or "res5" (RetinaNet, FoveaBox); "none" ends
     # the pyramid at P5.
     cfg.MODEL.FPN.TOP_BLOCK_IN_FEATURE = "p5"
+    # build_library_fpn_backbone: any classifier of a library that has maps of FPN.IN_FEATURES. Its
+    # maps are named as a ResNet's: "res2" has stride 4, "res5" 32. BACKBONE.FREEZE_AT n: the layers
+    # up to the map of stride 2^n are not trained.
+    node = CfgNode()
+    # "torchvision/" or "timm/" and the library's name of the model.
+    node.NAME = "torchvision/resnet50"
+    # Its batch normalisation, if it has any: "BN", "SyncBN" (statistics of all processes) or
+    # "FrozenBN" (statistics, scale and shift stay as they are).
+    node.NORM = "FrozenBN"
+    # Share of training images that skip the deepest residual branch; it rises linearly from 0.
+    node.DROP_PATH = 0.0
+    cfg.MODEL.LIBRARY_BODY = node
 
 
 def _add_semi_anchored_keys(cfg: CfgNode) -> None:
@@ -197,6 +209,8 @@ def _add_fcos_keys(cfg: CfgNode) -> None:
     # Convolutions of each of the two towers, and their normalisation.
     node.NUM_CONVS = 4
     node.NORM = "GN"
+    # The last convolution of each tower is deformable and modulated. (DSLA's Table 4)
+    node.DEFORMABLE_TOWER = False
     # Initial foreground probability of the classifier.
     node.PRIOR_PROB = 0.01
     # Distance of the first location from the image's corner, in strides. The code that made DSLA's
@@ -231,6 +245,8 @@ def _add_foveabox_keys(cfg: CfgNode) -> None:
     # Convolutions of each of the two towers, and their normalisation: "" or "GN".
     node.NUM_CONVS = 4
     node.NORM = ""
+    # The last convolution of each tower is deformable and modulated.
+    node.DEFORMABLE_TOWER = False
     # Initial foreground probability of the classifier.
     node.PRIOR_PROB = 0.01
     # Distance of the first location from the image's corner, in strides.
