@@ -50,8 +50,9 @@ setup(
         "tabulate>=0.9.0",
         "tensorboard>=2.18.0",
     ],
-    # timm: MODEL.BACKBONE.NAME build_timm_body. grad-cam: tools/visualize_cam.py of bodies whose
-    # last maps are not averaged. safetensors: MODEL.WEIGHTS and converted weights in that format.
+    # timm: build_timm_body, and MODEL.LIBRARY_BODY.NAME "timm/...". grad-cam:
+    # tools/visualize_cam.py of bodies whose last maps are not averaged. safetensors: MODEL.WEIGHTS
+    # and converted weights in that format.
     extras_require={
         "dev": ["pytest>=8.3.4", "pytest-xdist>=3.8.0", "ruff>=0.8.4"],
         "timm": ["timm>=1.0.31"],

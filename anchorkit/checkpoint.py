@@ -120,9 +120,7 @@ class Checkpointer(DetectionCheckpointer):
             logger.info("taking the averaged weights (SOLVER.EMA) of %s", filename)
             content["model"] = content["ema"]["model"]
         content = content if "model" in content else {"model": content}
-        # A model may know its parts by the names of the library that they come from.
-        if hasattr(self.model, "rename_weights"):
-            content["model"] = self.model.rename_weights(content["model"])
+        content["model"] = _under_own_names(content["model"], self.model)
         return content
 
     def _log_incompatible_keys(self, incompatible) -> None:
@@ -258,6 +256,20 @@ def _numpy_types() -> list:
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
     return [reconstruct, scalar, np.ndarray, np.dtype, *kinds]
+
+
+def _under_own_names(state: dict, model: torch.nn.Module) -> dict:
+    """A library's weights under the names that the model has for them; others as they are.
+
+    A part of the model that comes from a library has ``rename_weights``.
+    """
+    own = model.state_dict().keys()
+    for path, part in model.named_modules():
+        if hasattr(part, "rename_weights"):
+            prefix = f"{path}." if path else ""
+            renamed = {prefix + key: one for key, one in part.rename_weights(state).items()}
+            return max(state, renamed, key=lambda names: len(own & names.keys()))
+    return state
 
 
 def _model_zoo_layout(content: dict) -> dict:

@@ -117,6 +117,18 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     cfg.MODEL.FPN.TOP_BLOCK_IN_FEATURE = "p5"
     # P7 is a convolution of ReLU(P6), or of P6 itself (mmdetection's FoveaBox).
     cfg.MODEL.FPN.TOP_BLOCK_RELU = True
+    # build_library_fpn_backbone: any classifier of a library that has maps of FPN.IN_FEATURES. Its
+    # maps are named as a ResNet's: "res2" has stride 4, "res5" 32. BACKBONE.FREEZE_AT n: the layers
+    # up to the map of stride 2^n are not trained.
+    node = CfgNode()
+    # "torchvision/" or "timm/" and the library's name of the model.
+    node.NAME = "torchvision/resnet50"
+    # Its batch normalisation, if it has any: "BN", "SyncBN" (statistics of all processes) or
+    # "FrozenBN" (statistics, scale and shift stay as they are).
+    node.NORM = "FrozenBN"
+    # Share of training images that skip the deepest residual branch; it rises linearly from 0.
+    node.DROP_PATH = 0.0
+    cfg.MODEL.LIBRARY_BODY = node
 
 
 def _add_semi_anchored_keys(cfg: CfgNode) -> None:
@@ -202,6 +214,8 @@ def _add_fcos_keys(cfg: CfgNode) -> None:
     # Convolutions of the towers have a bias although GN follows (torchvision's FCOS,
     # mmdetection's FCOSv2).
     node.CONV_BIAS = False
+    # The last convolution of each tower is deformable and modulated. (DSLA's Table 4)
+    node.DEFORMABLE_TOWER = False
     # Initial foreground probability of the classifier.
     node.PRIOR_PROB = 0.01
     # Distance of the first location from the image's corner, in strides. The code that made DSLA's
@@ -236,6 +250,8 @@ def _add_foveabox_keys(cfg: CfgNode) -> None:
     # Convolutions of each of the two towers, and their normalisation: "" or "GN".
     node.NUM_CONVS = 4
     node.NORM = ""
+    # The last convolution of each tower is deformable and modulated.
+    node.DEFORMABLE_TOWER = False
     # Initial foreground probability of the classifier.
     node.PRIOR_PROB = 0.01
     # Distance of the first location from the image's corner, in strides.

@@ -22,7 +22,8 @@ TABLES = sorted(ROOT.glob("projects/*/tables/*.yaml"))
 # method _ body _ neck _ schedule or data [_ what it changes]; or method _ data of the quick configs
 NAME = re.compile(
     r"((semi_anchored_)?retinanet|(dsla_)?(fcos|fcosv2|foveabox))_"
-    r"(digit_scenes|(R_50|R_101|X_101_(32x8d|64x4d))_FPN_(1x|2x|voc2007)(_[a-z0-9_]+)?)"
+    r"(digit_scenes|(R_50|R_101|X_101_(32x8d|64x4d)|Swin_S)(_DCN)?_FPN_(1x|2x|3x|voc2007)"
+    r"(_[a-z0-9_]+)?)"
     r"|(semi_anchored_)?ssd(_digit_scenes|(300|512)_VGG_16_(120e|voc2007))"
     r"|(ce|oat)_(digits|(lightweight_cnn|wrn_28_10|resnet18|wrn_50_2|vit_l_16|efficientnet_b1)_"
     r"(cifar10|mnist|ucf101|era|bar)(_strong)?)"
@@ -98,6 +99,7 @@ def small_model(path: Path):
     cfg.MODEL.SSD.WIDTH_DIVISOR = 8
     # timm, which is not always there, has the same.
     cfg.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("timm", "torchvision")
+    cfg.MODEL.LIBRARY_BODY.NAME = "torchvision/swin_t"
     cfg.MODEL.CLASSIFIER.BODY = "vgg11" if cfg.MODEL.CLASSIFIER.FEATURE == "maps" else "resnet18"
     if classifies(path):
         cfg.INPUT.FIXED_SIZE = min(cfg.INPUT.FIXED_SIZE, 32)
@@ -106,6 +108,7 @@ def small_model(path: Path):
         cfg.MODEL.NUM_CLASSES = 10
     if cfg.MODEL.RESNETS.DEPTH > 18:
         cfg.MODEL.RESNETS.DEPTH = 18
+        cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
         cfg.MODEL.RESNETS.NUM_GROUPS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 1, 64
         cfg.MODEL.FPN.OUT_CHANNELS = 64
@@ -230,6 +233,29 @@ def test_the_full_bodies_take_a_step_and_detect(name):
     path = ROOT / "configs" / "COCO-Detection" / f"{name}.yaml"
     torch.manual_seed(0)
     check_step_and_detections(build_model(load_config(str(path), UNTRAINED)))
+
+
+@pytest.mark.parametrize("path", [p for p in DETECTORS if "FPN" in p.stem], ids=name_of)
+def test_the_body_and_the_epochs_are_those_of_the_name(path):
+    model = (cfg := load_config(str(path))).MODEL
+    keys, is_deformed = model.RESNETS, "_DCN_" in path.stem
+    assert any(keys.DEFORM_ON_PER_STAGE) == is_deformed
+    if "_Swin_S_" in path.stem:
+        assert model.BACKBONE.NAME == "build_library_fpn_backbone"
+        assert model.LIBRARY_BODY.NAME == "torchvision/swin_s"
+        assert cfg.SOLVER.OPTIMIZER == "AdamW" and cfg.INPUT.FORMAT == "RGB"
+    else:
+        kind, depth, groups, width = re.search(
+            r"_([RX])_(\d+)(?:_(\d+)x(\d+)d)?_", path.stem
+        ).groups()
+        assert (keys.DEPTH, keys.NUM_GROUPS) == (int(depth), int(groups or 1))
+        assert keys.WIDTH_PER_GROUP == int(width or 64)
+        assert (kind == "X") == ("X-101" in model.WEIGHTS) == (not keys.STRIDE_IN_1X1)
+    if "fcos" in path.stem:  # the ends of the towers, too
+        assert model.FCOS.DEFORMABLE_TOWER == (is_deformed or "_Swin_S_" in path.stem)
+    if schedule := re.search(r"_(\d)x(_|$)", path.stem):
+        assert cfg.SOLVER.MAX_ITER == 90_000 * int(schedule[1])
+        assert cfg.SOLVER.STEPS[-1] < cfg.SOLVER.MAX_ITER
 
 
 @pytest.mark.parametrize("path", [p for p in LEAVES if "retinanet" in p.stem], ids=name_of)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from anchorkit.config import load_config
@@ -48,6 +49,19 @@ def test_normalisation_is_decayed_by_its_own_key(name):
     }
     assert decay[model[0].weight] == 0.05
     assert decay[model[1].weight] == cfg.SOLVER.WEIGHT_DECAY_NORM == 0.0
+
+
+def test_the_position_biases_of_swin_are_not_decayed():
+    model = torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [7, 7])
+    cfg = load_config("", ["SOLVER.OPTIMIZER", "AdamW", "SOLVER.WEIGHT_DECAY", "0.05"])
+    decay = {
+        parameter: group["weight_decay"]
+        for group in build_optimizer(cfg, model).param_groups
+        for parameter in group["params"]
+    }
+    attention = model.features[1][0].attn
+    assert decay[attention.relative_position_bias_table] == 0.0
+    assert decay[attention.qkv.weight] == 0.05
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])

@@ -166,19 +166,23 @@ def test_the_bodies_have_the_known_number_of_parameters():
     assert sum(p.numel() for p in body.parameters()) == convolutions + (128 * 10 * 10 + 1) * 128
 
 
-def test_a_file_of_torchvision_gives_its_outputs_with_a_new_last_layer(tmp_path, caplog):
+# The last layer of Swin is named as the classifier's own.
+@pytest.mark.parametrize(("name", "last"), [("resnet18", "fc"), ("swin_t", "head")])
+def test_a_file_of_torchvision_gives_its_outputs_with_a_new_last_layer(
+    name, last, tmp_path, caplog
+):
     torch.manual_seed(0)
-    library = torchvision.models.resnet18(num_classes=1000).eval()
-    path = tmp_path / "resnet18.pth"
+    library = torchvision.models.get_model(name, num_classes=1000).eval()
+    path = tmp_path / f"{name}.pth"
     torch.save(library.state_dict(), path)
-    model = classifier("build_torchvision_body", size=64)
+    model = classifier("build_torchvision_body", size=64, MODEL__CLASSIFIER__BODY=name)
     with caplog.at_level(logging.INFO, logger="anchorkit"):
         logging.getLogger("anchorkit").propagate = True
         Checkpointer(model, str(tmp_path)).load_weights(str(path))
     left = [r.message for r in caplog.records if "initial values" in r.message]
     assert left == ["not in the file, left at their initial values: head.weight, head.bias"]
     images = model.eval().normalize(batch(size=64).images)
-    library.fc = nn.Identity()
+    library.set_submodule(last, nn.Identity())
     with torch.no_grad():
         torch.testing.assert_close(model.features(images), library(images))
 
@@ -236,6 +240,8 @@ def test_a_head_of_another_class_count_starts_anew_with_one_line(tmp_path, caplo
         ("build_torchvision_body", {"MODEL__PIXEL_MEAN": [1.0], "MODEL__PIXEL_STD": [1.0]},
          "take 3 channels"),
         ("build_torchvision_body", {"MODEL__CLASSIFIER__FEATURE": "maps"}, "resnet18 does not"),
+        ("build_torchvision_body", {"MODEL__CLASSIFIER__BODY": "squeezenet1_1"},
+         "no linear layer .*FEATURE to 'maps'"),
         ("build_lightweight_cnn", {"size": 8}, "INPUT.FIXED_SIZE is 8"),
         ("build_wide_resnet", {"MODEL__WIDE_RESNET__DEPTH": 27}, "it must be 6 n [+] 4"),
         ("build_lightweight_cnn", {"MODEL__CLASSIFIER__METHOD": "oats"}, "must be one of"),

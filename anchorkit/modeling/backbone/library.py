@@ -3,6 +3,7 @@
 import difflib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 import torch
 import torchvision
@@ -62,14 +63,18 @@ def build_torchvision_body(cfg, input_shape: ShapeSpec) -> LibraryBody:
     """
     name = cfg.MODEL.CLASSIFIER.BODY
     known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise UserError(_unknown(name, known, "torchvision"))
-    _check_rgb(input_shape, "torchvision")
+    check_known("MODEL.CLASSIFIER.BODY", name, known, "torchvision")
+    check_rgb(input_shape, "torchvision")
     options = {"image_size": cfg.INPUT.FIXED_SIZE} if name.startswith("vit_") else {}
     model = torchvision.models.get_model(name, weights=None, **options)
     if cfg.MODEL.CLASSIFIER.FEATURE == "maps":
         return _convolutions(model, name)
     layers = [(path, one) for path, one in model.named_modules() if isinstance(one, nn.Linear)]
+    if not layers:
+        raise UserError(
+            f"MODEL.CLASSIFIER.BODY: torchvision's {name} has no linear layer that could be taken "
+            "away; set MODEL.CLASSIFIER.FEATURE to 'maps', its convolutions"
+        )
     path, last = layers[-1]
     model.set_submodule(path, nn.Identity())
     # Dropout before the last layer is the classifier's own, MODEL.CLASSIFIER.DROPOUT.
@@ -82,15 +87,9 @@ def build_torchvision_body(cfg, input_shape: ShapeSpec) -> LibraryBody:
 @BACKBONE_REGISTRY.register()
 def build_timm_body(cfg, input_shape: ShapeSpec) -> LibraryBody:
     """The model of timm that ``MODEL.CLASSIFIER.BODY`` names, such as "tresnet_m"."""
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(
-            "MODEL.BACKBONE.NAME build_timm_body needs the package timm: pip install timm"
-        ) from error
+    timm = import_timm("MODEL.BACKBONE.NAME build_timm_body")
     name = cfg.MODEL.CLASSIFIER.BODY
-    if name not in timm.list_models():
-        raise UserError(_unknown(name, timm.list_models(), "timm"))
+    check_known("MODEL.CLASSIFIER.BODY", name, timm.list_models(), "timm")
     model = timm.create_model(name, pretrained=False, in_chans=input_shape.channels)
     last_layers = model.default_cfg["classifier"]
     if isinstance(last_layers, str):
@@ -113,15 +112,27 @@ def _convolutions(model: nn.Module, name: str) -> LibraryBody:
     return LibraryBody(convolutions, num_features=channels, last_layers=others, output="maps")
 
 
-def _unknown(name: str, known: list[str], library: str) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return f"MODEL.CLASSIFIER.BODY: {library} has no model {name!r}{hint}"
+def check_known(key: str, name: str, known: Sequence[str], library: str) -> None:
+    """Raise a :class:`UserError` with the nearest known name for a model that is unknown."""
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise UserError(f"{key}: {library} has no model {name!r}{hint}")
 
 
-def _check_rgb(input_shape: ShapeSpec, library: str) -> None:
+def check_rgb(input_shape: ShapeSpec, library: str) -> None:
+    """Raise a :class:`UserError` if the input has not three channels."""
     if input_shape.channels != 3:
         raise UserError(
             f"{library}'s bodies take 3 channels; give MODEL.PIXEL_MEAN and PIXEL_STD 3 entries "
             "(grey images are then repeated)"
         )
+
+
+def import_timm(reason: str) -> ModuleType:
+    """The package timm, which is not always there; ``reason`` names the key that asks for it."""
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(f"{reason} needs the package timm: pip install timm") from error
+    return timm

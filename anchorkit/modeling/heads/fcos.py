@@ -36,6 +36,7 @@ class FCOSHead(nn.Module):
         centerness_tower: the tower that predicts centerness: "class" (FCOS) or "box" (FCOSv2);
             None for no centerness branch.
         level_scales: multiply the box outputs of each level by a learned factor, 1 at first.
+        deformable_tower: the last convolution of each tower is deformable.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class FCOSHead(nn.Module):
         prior_prob: float = 0.01,
         centerness_tower: str | None = "class",
         level_scales: bool = True,
+        deformable_tower: bool = False,
     ):
         super().__init__()
-        self.class_tower = conv_tower(in_channels, num_convs, norm, bias=conv_bias)
-        self.box_tower = conv_tower(in_channels, num_convs, norm, bias=conv_bias)
+        options = {"bias": conv_bias, "deformable": deformable_tower}
+        self.class_tower = conv_tower(in_channels, num_convs, norm, **options)
+        self.box_tower = conv_tower(in_channels, num_convs, norm, **options)
         self.classifier = head_conv(in_channels, num_classes, prior=prior_prob)
         self.box_regressor = head_conv(in_channels, 4)
         self.centerness_tower = centerness_tower

@@ -104,6 +104,7 @@ class PointDetector(DenseDetector):
                 prior_prob=keys.PRIOR_PROB,
                 centerness_tower=centerness_tower,
                 level_scales=level_scales,
+                deformable_tower=keys.DEFORMABLE_TOWER,
             ),
             "head_in_features": keys.IN_FEATURES,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
