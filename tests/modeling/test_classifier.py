@@ -246,6 +246,8 @@ def test_a_head_of_another_class_count_starts_anew_with_one_line(tmp_path, caplo
         ("build_wide_resnet", {"MODEL__WIDE_RESNET__DEPTH": 27}, "it must be 6 n [+] 4"),
         ("build_lightweight_cnn", {"MODEL__CLASSIFIER__METHOD": "oats"}, "must be one of"),
         ("build_lightweight_cnn", {"MODEL__CLASSIFIER__FEATURE": "res5"}, "gives features"),
+        ("build_lightweight_cnn", {"MODEL__CLASSIFIER__METHOD": "indeed", "INPUT__MIXUP": 0.2},
+         "INPUT.MIXUP is 0.2, but INDeeD"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_built_is_told(body, options, message):

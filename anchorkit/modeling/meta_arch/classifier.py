@@ -189,6 +189,11 @@ def _build_oat(cfg) -> OAT:
 
 def _build_indeed(cfg) -> INDeeD:
     keys = cfg.MODEL.INDEED
+    if cfg.INPUT.MIXUP > 0:
+        raise UserError(
+            f"INPUT.MIXUP is {cfg.INPUT.MIXUP}, but INDeeD pairs images by the classes that they "
+            "have whole; set it to 0, or choose MODEL.CLASSIFIER.METHOD 'binary_cross_entropy'"
+        )
     num_steps = cfg.SOLVER.MAX_ITER * cfg.SOLVER.ACCUMULATION_STEPS
     return INDeeD(
         mask=check_choice("MODEL.INDEED.NORM", keys.NORM, MASKS),
