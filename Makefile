@@ -39,7 +39,7 @@ demo: setup  ## train on digit scenes, evaluate, draw detections
 
 # Processes of one thread each: the threads of small steps spend their time waiting.
 test: setup  ## the tests; ARGS="-m acceptance -n 0" for the long ones
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: setup  ## ruff
 	@$(PY) -m ruff check .
