@@ -21,17 +21,22 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    # configs/ and projects/*/configs/ stand beside the package; an installed one holds copies of
-    # them, where anchorkit.model_zoo looks first.
+    # configs/, projects/*/configs/ and weights/ stand beside the package; an installed one holds
+    # copies of them, where anchorkit.model_zoo looks first.
     packages=[
         *find_packages(include=["anchorkit", "anchorkit.*"]),
-        *("anchorkit.configs", "anchorkit.projects"),
+        *("anchorkit.configs", "anchorkit.projects", "anchorkit.weights"),
     ],
-    package_dir={"anchorkit.configs": "configs", "anchorkit.projects": "projects"},
+    package_dir={
+        "anchorkit.configs": "configs",
+        "anchorkit.projects": "projects",
+        "anchorkit.weights": "weights",
+    },
     package_data={
         "anchorkit": ["model_zoo.yaml"],
         "anchorkit.configs": ["*.yaml", "*/*.yaml"],
         "anchorkit.projects": ["*/configs/*.yaml"],
+        "anchorkit.weights": ["*.safetensors"],
     },
     python_requires=">=3.11",
     # The lower bounds are one set of versions that passed the tests together: the "oldest" row of
@@ -49,14 +54,13 @@ setup(
         "Pillow>=10.4.0",
         "tabulate>=0.9.0",
         "tensorboard>=2.18.0",
+        "safetensors>=0.8.0",
     ],
     # timm: build_timm_body, and MODEL.LIBRARY_BODY.NAME "timm/...". grad-cam:
-    # tools/visualize_cam.py of bodies whose last maps are not averaged. safetensors: MODEL.WEIGHTS
-    # and converted weights in that format.
+    # tools/visualize_cam.py of bodies whose last maps are not averaged.
     extras_require={
-        "dev": ["pytest>=8.3.4", "pytest-xdist>=3.8.0", "ruff>=0.8.4"],
+        "dev": ["pytest>=8.3.4", "pytest-xdist>=3.8.0", "ruff>=0.8.4", "timm>=1.0.31"],
         "timm": ["timm>=1.0.31"],
         "grad-cam": ["grad-cam>=1.5.7"],
-        "safetensors": ["safetensors>=0.8.0"],
     },
 )

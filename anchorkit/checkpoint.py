@@ -6,6 +6,7 @@ import pickle
 import re
 
 import numpy as np
+import safetensors.torch
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
@@ -177,14 +178,13 @@ def write_weights(path: str, weights: dict[str, torch.Tensor]) -> None:
         path: ends in ``.pth``, or in ``.safetensors`` for a file without any code in it.
 
     Raises:
-        UserError: another ending, a folder that cannot be written, or no package safetensors.
+        UserError: another ending, or a folder that cannot be written.
     """
     if path.endswith(".safetensors"):
-        safetensors = _safetensors(path)
         weights = {name: value.contiguous() for name, value in weights.items()}
 
         def write(file) -> None:
-            file.write(safetensors.save(weights))
+            file.write(safetensors.torch.save(weights))
     elif path.endswith(".pth"):
 
         def write(file) -> None:
@@ -208,10 +208,9 @@ def read_checkpoint(path: str, *, trust_pickle: bool = False) -> dict:
     Raises:
         UserError: the file is damaged, or holds objects that only running its code could build.
     """
-    safetensors = _safetensors(path) if path.endswith(".safetensors") else None
     try:
-        if safetensors is not None:
-            content = safetensors.load_file(path)
+        if path.endswith(".safetensors"):
+            content = safetensors.torch.load_file(path)
         elif path.endswith(".pkl"):
             unpickler = pickle.Unpickler if trust_pickle else ArrayUnpickler
             with open(path, "rb") as file:
@@ -236,17 +235,6 @@ def read_checkpoint(path: str, *, trust_pickle: bool = False) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
     return content
-
-
-def _safetensors(path: str):
-    """The module of safetensors that reads and writes torch's tensors."""
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise UserError(
-            f"{path}: such files need the package safetensors: pip install safetensors"
-        ) from error
-    return safetensors.torch
 
 
 def _numpy_types() -> list:

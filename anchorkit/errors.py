@@ -1,6 +1,7 @@
-"""The one exception type that means "the user can mend this", and how its messages list names."""
+"""The one exception type that means "the user can mend this", and how it is told."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 
 class UserError(ValueError):
@@ -15,3 +16,13 @@ def quoted(names: Sequence[str], limit: int = 6) -> str:
     """The names in quotes, and from ``limit`` on only how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(repr, names[:limit])) + more
+
+
+def exit_status(program: str, command: Callable[[], object]) -> int:
+    """Run a command line's work: 0, or 2 after a :class:`UserError`, told in one line."""
+    try:
+        command()
+    except UserError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2
+    return 0

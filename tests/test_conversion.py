@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from torchvision.models.detection import ssd300_vgg16
 
 from anchorkit.checkpoint import Checkpointer, read_checkpoint
 from anchorkit.config import load_config
-from anchorkit.conversion import SSD_PIXEL_MEAN, convert, convert_ssd300
+from anchorkit.conversion import SSD_PIXEL_MEAN, convert, convert_ssd300, halve
 from anchorkit.errors import UserError
 from anchorkit.modeling.backbone import SSDVGG
 from tests.conversion_tool import TOOL, load_tool
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +224,33 @@ def test_the_tool_says_in_one_line_what_is_wrong(tmp_path, tool, capsys):
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1, error
     assert not os.path.exists(out)
+
+
+def test_of_a_checkpoint_of_here_the_averaged_weights_are_kept_in_half_precision(
+    tmp_path, tool, capsys
+):
+    config = str(ROOT / "configs" / "quick" / "ssd_digit_scenes.yaml")
+    cfg = load_config(config)
+    model, average = build_model(cfg).state_dict(), build_model(cfg).state_dict()
+    source, target = str(tmp_path / "model_final.pth"), str(tmp_path / "small.safetensors")
+    torch.save({"model": model, "ema": {"model": average}, "iteration": 9}, source)
+    assert tool.run([source, target, "--half", "--config-file", config]) == 0
+    assert "averaged weights" in capsys.readouterr().out
+    written = read_checkpoint(target)
+    assert written.keys() == average.keys()
+    for name, value in average.items():
+        expected = value.half() if value.is_floating_point() else value
+        assert written[name].dtype == expected.dtype and torch.equal(written[name], expected)
+    arguments = [source, target, "--config-file", config, "--opts", "MODEL.NUM_CLASSES", "4"]
+    assert tool.run(arguments) == 2
+    assert "of another shape is" in capsys.readouterr().err
+
+
+def test_numbers_that_half_precision_lacks_are_refused():
+    weights = {"norm.running_var": torch.tensor([7e4]), "steps": torch.tensor(70_000)}
+    with pytest.raises(UserError, match="as large as those of 'norm.running_var'"):
+        halve(weights)
+    weights["norm.running_var"] /= 2
+    halves = halve(weights)
+    assert halves["norm.running_var"].dtype == torch.half
+    assert torch.equal(halves["steps"], weights["steps"])

@@ -3,7 +3,6 @@
 import datetime
 import os
 import pickle
-import sys
 
 import pytest
 import torch
@@ -343,7 +342,6 @@ def test_a_file_with_objects_needs_the_flag(run, files, name):
 
 
 def test_safetensors_hold_what_the_pth_holds_and_are_weights_of_a_model(tmp_path, run, files):
-    pytest.importorskip("safetensors", reason="an extra: pip install -e '.[safetensors]'")
     _, _, _, target = run(None, name="r18.pth")
     other = str(tmp_path / "ours.safetensors")
     config = str(files / "fcos.yaml")
@@ -359,9 +357,3 @@ def test_safetensors_hold_what_the_pth_holds_and_are_weights_of_a_model(tmp_path
         file.truncate(1000)
     with pytest.raises(UserError, match="ours.safetensors: damaged"):
         read_checkpoint(other)
-
-
-def test_safetensors_without_the_package_are_one_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(UserError, match="pip install safetensors"):
-        read_checkpoint(str(tmp_path / "weights.safetensors"))

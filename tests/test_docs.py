@@ -1,13 +1,17 @@
 """The pages tell the truth: links, paths, commands, keys and functions they name exist."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import CfgNode
+from detectron2.structures import Boxes, pairwise_iou
 
 from anchorkit.config import load_config
+from anchorkit.data.digit_scenes import write_digit_scenes
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -64,6 +68,23 @@ def test_commands_name_tools_configs_and_targets_that_exist(page):
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for target in re.findall(r"(?:^|`)make (?:-\w+ )*([a-z]+)", text, re.MULTILINE):
         assert target in targets, f"{page_id(page)} calls make {target}"
+
+
+def test_the_readmes_python_finds_the_digits_of_a_scene(tmp_path, monkeypatch, capsys):
+    write_digit_scenes(str(tmp_path / "datasets"), num_train=0, num_val=1)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert "pred_boxes" in capsys.readouterr().out
+    truth = json.loads((tmp_path / "datasets/digit_scenes/annotations/val.json").read_text())
+    found = names["output"]["instances"]
+    assert truth["annotations"]
+    for annotation in truth["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        box = Boxes(torch.tensor([[x, y, x + width, y + height]]))
+        of_class = found[found.pred_classes == annotation["category_id"] - 1]
+        assert pairwise_iou(box, of_class.pred_boxes).max() > 0.5
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

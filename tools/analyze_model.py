@@ -26,7 +26,7 @@ from torch import nn
 
 from anchorkit.analysis import Network, build_input, build_meta_model, count_macs, count_parameters
 from anchorkit.config import load_config
-from anchorkit.errors import UserError
+from anchorkit.errors import UserError, exit_status
 from anchorkit.modeling.meta_arch import ImageClassifier
 
 
@@ -137,12 +137,7 @@ def main(args: argparse.Namespace) -> None:
 def run() -> int:
     """Run the command line; returns the exit status."""
     args = argument_parser().parse_args()
-    try:
-        main(args)
-    except UserError as error:
-        print(f"analyze_model: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("analyze_model", lambda: main(args))
 
 
 if __name__ == "__main__":

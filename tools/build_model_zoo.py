@@ -19,7 +19,7 @@ from detectron2.config import CfgNode
 
 from anchorkit import model_zoo
 from anchorkit.analysis import build_input, build_meta_model, count_macs, count_parameters
-from anchorkit.errors import UserError
+from anchorkit.errors import UserError, exit_status
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA_FILE = "anchorkit/model_zoo.yaml"
@@ -201,12 +201,10 @@ def run() -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
-    try:
-        (ROOT / "MODEL_ZOO.md").write_text(build_page(), encoding="utf-8")
-    except UserError as error:
-        print(f"build_model_zoo: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    page = ROOT / "MODEL_ZOO.md"
+    return exit_status(
+        "build_model_zoo", lambda: page.write_text(build_page(), encoding="utf-8")
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import anchorkit  # noqa: F401  first: it hides a warning that importing detectr
 # isort: split
 from PIL import Image
 
-from anchorkit.errors import UserError
+from anchorkit.errors import UserError, exit_status
 from anchorkit.evaluation.confidence import caption, read_confidence
 from anchorkit.visualization import draw_confidences
 
@@ -66,12 +66,7 @@ def main(args: argparse.Namespace) -> None:
 def run() -> int:
     """Run the command line; returns the exit status."""
     args = argument_parser().parse_args()
-    try:
-        main(args)
-    except UserError as error:
-        print(f"compare_confidence: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("compare_confidence", lambda: main(args))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tabulate import tabulate
 
-from anchorkit.errors import UserError
+from anchorkit.errors import UserError, exit_status
 from anchorkit.evaluation.predictions import (
     Comparison,
     Prediction,
@@ -117,12 +117,7 @@ def draw(
 def run() -> int:
     """Run the command line; returns the exit status."""
     args = argument_parser().parse_args()
-    try:
-        main(args)
-    except UserError as error:
-        print(f"compare_predictions: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("compare_predictions", lambda: main(args))
 
 
 if __name__ == "__main__":

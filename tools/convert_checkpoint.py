@@ -6,6 +6,8 @@
         --config-file configs/COCO-Detection/fcos_R_50_FPN_1x.yaml
     python tools/convert_checkpoint.py fcos_r50.pth weights/fcos_r50.safetensors \\
         --config-file configs/COCO-Detection/fcos_R_50_FPN_1x.yaml --opts MODEL.FCOS.CONV_BIAS True
+    python tools/convert_checkpoint.py output/model_final.pth weights/mine.safetensors --half \\
+        --config-file output/config.yaml
 
 The first argument is a file, or the name of a model whose weights torchvision then downloads. What
 it is, is told by the names of its tensors:
@@ -14,7 +16,8 @@ it is, is told by the names of its tensors:
   FPN), VGG-16 (for SSD), SSD300, RetinaNet (both versions) and FCOS; any classifier of torchvision
   or timm for an image classifier whose body it is;
 - Caffe2's ResNets of the model zoos: R-50.pkl, R-101.pkl, X-101-32x8d.pkl;
-- mmdetection's FCOS and FoveaBox, and DSLA's files.
+- mmdetection's FCOS and FoveaBox, and DSLA's files;
+- what was trained here: the weights alone are kept, the averaged ones if there are any.
 
 Not converted, since no model here has such parts: torchvision's two-stage detectors, bodies with
 group normalisation, deformable convolutions, and a P6 from a lateral map. torchvision's RetinaNet
@@ -43,10 +46,10 @@ from torchvision.models import get_model_weights
 
 from anchorkit.checkpoint import read_checkpoint, write_weights
 from anchorkit.config import check_choice, load_config
-from anchorkit.conversion import Conversion, convert, convertible_names, format_report
+from anchorkit.conversion import Conversion, convert, convertible_names, format_report, halve
 from anchorkit.conversion.report import assignment, same
 from anchorkit.data import register_coco_format, register_image_folders, register_multi_label
-from anchorkit.errors import UserError, quoted
+from anchorkit.errors import UserError, exit_status, quoted
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -58,6 +61,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config-file", default="", metavar="F", help="of the model that the weights are for"
     )
+    parser.add_argument("--half", action="store_true", help="write weights in half precision")
     parser.add_argument(
         "--trust-pickle", action="store_true",
         help="read Python objects in FILE, which can run any code: only for files you trust",
@@ -83,7 +87,8 @@ def main(args: argparse.Namespace) -> None:
     if conversion.problem:
         hint = f"; such weights need {' '.join(differing)}" if differing else ""
         raise UserError(f"{args.source}: {conversion.problem}{hint}")
-    write_weights(args.target, conversion.weights)
+    weights = halve(conversion.weights) if args.half else conversion.weights
+    write_weights(args.target, weights)
     count = sum(weight.numel() for weight in conversion.weights.values())
     print(f"{args.target}: {len(conversion.weights)} tensors, {count:,} numbers")
 
@@ -143,12 +148,7 @@ def compare(conversion: Conversion, cfg: CfgNode) -> list[str]:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    try:
-        main(argument_parser().parse_args(arguments))
-    except UserError as error:
-        print(f"convert_checkpoint: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("convert_checkpoint", lambda: main(argument_parser().parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 import anchorkit  # noqa: F401  first: it hides a warning that importing detectron2 raises
 
 # isort: split
-from anchorkit.errors import UserError
+from anchorkit.errors import UserError, exit_status
 from anchorkit.evaluation.training_log import average_runs, read_metric
 from anchorkit.visualization import draw_curves, save_figure
 
@@ -69,12 +69,7 @@ def main(args: argparse.Namespace) -> None:
 def run() -> int:
     """Run the command line; returns the exit status."""
     args = argument_parser().parse_args()
-    try:
-        main(args)
-    except UserError as error:
-        print(f"plot_curves: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("plot_curves", lambda: main(args))
 
 
 if __name__ == "__main__":

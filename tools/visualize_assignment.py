@@ -28,7 +28,7 @@ from anchorkit.config import check_choice, load_config
 from anchorkit.data import check_classes, load_dataset, register_coco_format
 from anchorkit.data.image_files import read_fault
 from anchorkit.data.mapper import resize_augmentations
-from anchorkit.errors import UserError
+from anchorkit.errors import UserError, exit_status
 from anchorkit.visualization import (
     AssignmentStatistics,
     ImageLabels,
@@ -183,12 +183,7 @@ def _find(known: dict[str, dict], wanted: str, kind: str, names) -> dict:
 def run() -> int:
     """Run the command line; returns the exit status."""
     args = argument_parser().parse_args()
-    try:
-        main(args)
-    except UserError as error:
-        print(f"visualize_assignment: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("visualize_assignment", lambda: main(args))
 
 
 if __name__ == "__main__":

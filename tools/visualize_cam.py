@@ -28,7 +28,7 @@ from anchorkit.checkpoint import Checkpointer
 from anchorkit.config import check_choice, check_registered, load_config
 from anchorkit.data import ImageSet, check_classes, register_image_folders
 from anchorkit.data.image_batches import load_image_sets
-from anchorkit.errors import UserError, quoted
+from anchorkit.errors import UserError, exit_status, quoted
 from anchorkit.evaluation.predictions import distinct_names
 from anchorkit.visualization import (
     choose_classes,
@@ -200,12 +200,7 @@ def _stem(path: str) -> str:
 def run() -> int:
     """Run the command line; returns the exit status."""
     args = argument_parser().parse_args()
-    try:
-        main(args)
-    except UserError as error:
-        print(f"visualize_cam: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("visualize_cam", lambda: main(args))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from .base import ClassificationMethod
 from .standard import binary_losses
 
@@ -118,7 +119,7 @@ class INDeeD(ClassificationMethod):
         """See the base class.
 
         Raises:
-            ValueError: features are negative (looked for in the first batch): the masks need
+            UserError: features are negative (looked for in the first batch): the masks need
                 those of a ReLU.
         """
         features = model.features(images)
@@ -164,7 +165,7 @@ class INDeeD(ClassificationMethod):
         self._is_checked = True
         lowest = float(features.detach().min())
         if lowest < 0:
-            raise ValueError(
+            raise UserError(
                 f"INDeeD takes products of features apart, which must not be negative; this body "
                 f"gives {lowest:.3g}: choose one that ends with a ReLU"
             )

@@ -1,7 +1,8 @@
 """Checkpoints of torchvision, of detectron2's model zoo and of mmdetection, for models of here.
 
-One module for each kind of source says which tensor goes where (:class:`NameMap`); nothing is
-guessed. Their order here is that in which a file is told by its names.
+Those that were trained here are taken too: of them the weights alone are kept. One module for each
+kind of source says which tensor goes where (:class:`NameMap`); nothing is guessed. Their order here
+is that in which a file is told by its names.
 """
 
 from collections.abc import Mapping
@@ -11,11 +12,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, quoted
 from .caffe2 import caffe2_map
 from .library_body import has_library_body, library_body_map
 from .mmdetection import mmdetection_map
-from .name_map import Checkpoint, Conversion, NameMap, apply
+from .name_map import Checkpoint, Conversion, Entry, NameMap, apply
 from .report import format_report
 from .resnet import resnet_map
 from .torchvision_dense import fcos_map, retinanet_map
@@ -30,6 +31,7 @@ __all__ = [
     "convert_ssd300",
     "convertible_names",
     "format_report",
+    "halve",
 ]
 
 # Names that only files of one kind have, what they are, and their map.
@@ -81,6 +83,8 @@ def convert(
     """
     tensors = _tensors(content)
     checkpoint = Checkpoint(tensors, _config_text(content), sha256)
+    if model is not None and model.state_dict().keys() <= tensors.keys():
+        return apply(_own_map(content, model), tensors, model)
     if has_library_body(model):
         return apply(library_body_map(checkpoint, model), tensors, model)
     for name, make_map in _SOURCES:
@@ -92,8 +96,35 @@ def convert(
     raise UserError(f"expected {_KNOWN}; got tensors such as {shown}")
 
 
+def halve(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in half precision; whole numbers stay as they are.
+
+    Raises:
+        UserError: a number is beyond the range of half precision (65,504), such as a variance of
+            batch normalisation can be.
+    """
+    halves = {name: w.half() if w.is_floating_point() else w for name, w in weights.items()}
+    beyond = [
+        name for name, half in halves.items()
+        if half.is_floating_point() and not half.isfinite().all() and weights[name].isfinite().all()
+    ]  # fmt: skip
+    if beyond:
+        raise UserError(f"half precision has no numbers as large as those of {quoted(beyond, 3)}")
+    return halves
+
+
+def _own_map(content: Mapping[str, object], model: nn.Module) -> NameMap:
+    """Of a checkpoint that ``tools/train_net.py`` wrote for this model."""
+    name_map = NameMap("trained by anchorkit")
+    name_map.entries |= {name: Entry((name,)) for name in model.state_dict()}
+    if "ema" in content:
+        name_map.notes.append("these are the averaged weights (SOLVER.EMA)")
+    return name_map
+
+
 def _tensors(content: Mapping[str, object]) -> dict[str, Tensor]:
-    """The state dict of a file, its arrays as tensors."""
+    """The state dict of a file, its arrays as tensors; averaged weights where it has them."""
+    content = content.get("ema", content)
     for key in ("state_dict", "model", "blobs"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
