@@ -18,11 +18,13 @@ def quoted(names: Sequence[str], limit: int = 6) -> str:
     return ", ".join(map(repr, names[:limit])) + more
 
 
-def exit_status(program: str, command: Callable[[], object]) -> int:
-    """Run a command line's work: 0, or 2 after a :class:`UserError`, told in one line."""
+def exit_status(program: str, command: Callable[[], int | None]) -> int:
+    """Run a command line; its exit status is what it returns, or 2 after a :class:`UserError`.
+
+    The error is told in one line; None is 0.
+    """
     try:
-        command()
+        return command() or 0
     except UserError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
-    return 0

@@ -36,6 +36,13 @@ ANCHOR_KEYS = ("SIZES", "ASPECT_RATIOS")
 # What an evaluation of another config's checkpoint may change.
 INFERENCE_KEYS = ("ANCHOR_SELECTION", "ANCHOR_TOPK", "ANCHOR_THRESH_TEST")
 FIGURES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "ms", "acc1", "mAP", "mAP_single", "mAP_gain"}
+# What the rows of the papers' tables are about, in quick rows as in full ones.
+ABLATED = {
+    "SEMI_ANCHORED": ("LABELING", "GAMMA", "ANCHOR_LOSS", "SIGMA", *INFERENCE_KEYS),
+    "DSLA": ("ENABLED", "CORE_ZONE", "INTERVAL_RELAXATION", "IOU_COUPLING", "IOU_ONLY", "KAPPA"),
+    "CLASSIFIER": ("METHOD",),
+    "INDEED": ("NORM", "IDENTICAL", "DISPARATE"),
+}
 # Tables whose figures the paper prints as a picture: the text tells some gains.
 WITHOUT_FIGURES = ("indeed/table_1", "indeed/table_2")
 # What a row's name says, as (pattern of the name, what the config must then hold).
@@ -371,12 +378,38 @@ def test_every_row_of_a_table_has_a_config_and_the_papers_figures(path):
     rows = read_table(path)["rows"]
     assert len({row["name"] for row in rows}) == len(rows)
     for row in rows:
-        assert set(row) <= {"name", "config", "overrides", "weights_from", "paper"}
+        assert set(row) <= {
+            "name", "config", "overrides", "weights_from", "baseline", "paper", "quick",
+        }  # fmt: skip
+        assert row.get("baseline") in {None, *(other["name"] for other in rows)} - {row["name"]}
         row_config(row)
         assert {"AP", "acc1", "mAP"} & set(row["paper"]) or table_id(path) in WITHOUT_FIGURES
         assert set(row["paper"]) <= FIGURES
         assert all(0 < figure < 100 for figure in row["paper"].values())
         assert row["paper"].get("AP75", 0) < row["paper"].get("AP50", 100)
+
+
+@pytest.mark.parametrize("path", TABLES, ids=name_of)
+def test_quick_rows_of_a_table_differ_in_what_the_rows_differ(path):
+    """All on a CPU and on one embedded set, with one schedule but for what a row is about."""
+    rows = [row for row in read_table(path)["rows"] if "quick" in row]
+    varied = {
+        key.removeprefix("SOLVER.")
+        for row in rows for key in row["quick"].get("overrides", [])[::2]
+        if key.startswith("SOLVER.") and key in row["overrides"]
+    }  # fmt: skip
+    common = set()
+    for row in rows:
+        full, cfg = row_config(row), row_config(row["quick"])
+        assert cfg.MODEL.DEVICE == "cpu" and row["quick"]["config"].startswith("configs/quick/")
+        assert cfg.MODEL.META_ARCHITECTURE == full.MODEL.META_ARCHITECTURE
+        for node, keys in ABLATED.items():
+            for key in keys:
+                assert cfg.MODEL[node][key] == full.MODEL[node][key], (row["name"], node, key)
+        for key in varied:
+            del cfg.SOLVER[key]
+        common.add((cfg.SOLVER.dump(), cfg.INPUT.dump(), cfg.DATASETS.TEST, cfg.SEED))
+    assert len(common) <= 1
 
 
 @pytest.mark.parametrize("path", TABLES, ids=name_of)

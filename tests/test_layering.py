@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Rooms of the house from the ground up. A room may import from lower rows and from itself.
 ROWS = (
-    ("config_keys", "errors", "geometry", "layers", "unpickling"),
+    ("config_keys", "errors", "geometry", "layers", "machine", "unpickling"),
     (
         "assigners",
         "losses",
@@ -27,7 +27,7 @@ ROWS = (
     ("hooks", "visualization"),
     ("evaluation",),
     ("trainer",),
-    ("engine", "model_zoo"),
+    ("engine", "model_zoo", "reproduction"),
     ("tools",),
 )
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
@@ -35,7 +35,7 @@ ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 # Rooms that hold a run's config as a whole. Below them it is read in from_config and in builders.
 ROOMS_WITH_CFG = {
     *("config", "config_keys", "data", "solver", "evaluation", "trainer", "engine", "tools"),
-    *("analysis", "model_zoo"),
+    *("analysis", "model_zoo", "reproduction"),
 }
 ROOMS_WITH_BUILDERS = {"modeling.anchor_generator", "modeling.backbone", "modeling.meta_arch"}
 

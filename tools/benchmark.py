@@ -6,10 +6,8 @@ Writes the figures to a JSON file and, with ``--markdown``, as a page. Example::
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from torchvision.models.detection import ssd300_vgg16
 
 import anchorkit.modeling  # noqa: F401  (registers the meta-architectures)
 from anchorkit.config import load_config
+from anchorkit.machine import hardware
 
 IMAGE_SIZES = ((480, 640), (800, 1088))
 # Sides of COCO's boxes span about these pixels at a shorter image side of 800.
@@ -239,20 +238,6 @@ def _peak_memory() -> float:
     with open("/proc/self/status", encoding="ascii") as file:
         lines = dict(line.split(":", 1) for line in file)
     return int(lines["VmHWM"].split()[0]) / 1024
-
-
-def hardware(device: str) -> dict:
-    """What the figures were measured on and with."""
-    versions = {
-        name: importlib.metadata.version(name) for name in ("torch", "torchvision", "detectron2")
-    }
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **versions,
-    }
 
 
 def markdown(result: dict, script: str) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from benchmark import alternate, hardware, summary, write_report
+from benchmark import alternate, summary, write_report
 from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
@@ -25,6 +25,7 @@ from torchvision.io import write_png
 from anchorkit.config import load_config
 from anchorkit.data import ImageSet, register_image_set
 from anchorkit.data.image_batches import TestImageBatches
+from anchorkit.machine import hardware
 from anchorkit.trainer import Trainer
 
 CONFIGS = os.path.join(os.path.dirname(__file__), "..", "configs", "Image-Classification")

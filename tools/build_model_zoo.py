@@ -197,14 +197,15 @@ def format_hours(cfg: CfgNode, gmacs: float, data_set: dict) -> str:
     return f"{hours:.0f}" if hours >= 10 else f"{hours:.1f}"
 
 
+def main() -> None:
+    (ROOT / "MODEL_ZOO.md").write_text(build_page(), encoding="utf-8")
+
+
 def run() -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
-    page = ROOT / "MODEL_ZOO.md"
-    return exit_status(
-        "build_model_zoo", lambda: page.write_text(build_page(), encoding="utf-8")
-    )
+    return exit_status("build_model_zoo", main)
 
 
 if __name__ == "__main__":
