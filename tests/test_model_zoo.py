@@ -76,16 +76,18 @@ def test_an_unknown_name_is_told_with_the_nearest_one(name, hint):
         model_zoo.get(name)
 
 
-def test_an_installed_package_finds_its_configs(tmp_path):
+def test_an_installed_package_finds_its_configs_and_weights(tmp_path):
     build = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", tmp_path / "built"]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     code = (
         "from anchorkit import model_zoo; print(model_zoo.__file__, *model_zoo.list()); "
-        "model_zoo.get_config('dsla_fcos_R_50_FPN_1x_impr_0'); model_zoo.read_data()"
+        "model_zoo.get_config('dsla_fcos_R_50_FPN_1x_impr_0'); "
+        "model_zoo.checkpoint_path('ce_digits')"
     )
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, text=True, capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "built")}, check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "built"), "ANCHORKIT_WEIGHTS": ""},
+        check=True,
     )  # fmt: skip
     path, *names = run.stdout.split()
     assert Path(path) == tmp_path / "built" / "anchorkit" / "model_zoo.py"
