@@ -78,7 +78,7 @@ def test_the_readmes_python_finds_the_digits_of_a_scene(tmp_path, monkeypatch, c
     exec(code, names)
     assert "pred_boxes" in capsys.readouterr().out
     truth = json.loads((tmp_path / "datasets/digit_scenes/annotations/val.json").read_text())
-    found = names["output"]["instances"]
+    found = names["found"]
     assert truth["annotations"]
     for annotation in truth["annotations"]:
         x, y, width, height = annotation["bbox"]
