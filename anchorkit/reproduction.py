@@ -53,8 +53,7 @@ class Run:
     @property
     def results(self) -> dict[str, float] | None:
         """Metrics by name, once the run is done."""
-        record = self.record()
-        return record.get("results")
+        return self.record().get("results")
 
     def record(self) -> dict:
         """What is known of the run so far: "results", "seconds", "commit", "hardware"."""
@@ -182,9 +181,9 @@ def read_results(folder: str) -> dict[str, float]:
             data_sets = json.load(file)
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: no results ({error})") from error
-    tasks = next(iter(data_sets.values()), {})
     return {
-        name: value for metrics in tasks.values() for name, value in metrics.items()
+        name: value for metrics in next(iter(data_sets.values()), {}).values()
+        for name, value in metrics.items()
         if "-" not in name and value is not None
     }  # fmt: skip
 
@@ -204,8 +203,7 @@ def compare(
         runs: by row, see :func:`plan_runs`.
         notes: by row, why a run gave no results.
     """
-    figures = figures_of(table)
-    first = table["rows"][0]["name"]
+    figures, first = figures_of(table), table["rows"][0]["name"]
     paper = {row["name"]: row["paper"] for row in table["rows"]}
     results = {
         name: {run.seed: run.results for run in of_row if run.results is not None}
@@ -255,19 +253,19 @@ def markdown_rows(lines: Sequence[Line], figures: Sequence[str]) -> list[str]:
     titles += [f"{figure}: paper's / ours" for figure in others] + ["seeds", "minutes"]
     rows = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for line in lines:
-        values = line.ours[main]
+        values, paper, gains = line.ours[main], line.paper.get(main), line.gains[main]
+        is_known = values and paper is not None
         cells = [
             line.name + (f" ({line.note})" if line.note else ""),
-            _figure(line.paper.get(main)),
+            _text(paper),
             spread(values),
-            _signed(mean(values) - line.paper[main] if values and main in line.paper else None),
-            _signed(line.paper_gains.get(main)),
-            _signed(mean(line.gains[main]) if line.gains[main] else None),
+            _text(mean(values) - paper if is_known else None, "+.1f"),
+            _text(line.paper_gains.get(main), "+.1f"),
+            _text(mean(gains) if gains else None, "+.1f"),
+            *(f"{_text(line.paper.get(f))} / {spread(line.ours[f])}" for f in others),
+            str(len(values)),
+            f"{line.seconds / 60:.1f}" if line.seconds else "—",
         ]
-        cells += [
-            f"{_figure(line.paper.get(figure))} / {spread(line.ours[figure])}" for figure in others
-        ]
-        cells += [str(len(values)), f"{line.seconds / 60:.1f}" if line.seconds else "—"]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 
@@ -302,9 +300,5 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def _figure(value: float | None) -> str:
-    return "—" if value is None else str(value)
-
-
-def _signed(value: float | None) -> str:
-    return "—" if value is None else f"{value:+.1f}"
+def _text(value: float | None, form: str = "") -> str:
+    return "—" if value is None else format(value, form)
