@@ -10,21 +10,17 @@ status is 0 when done, 2 for a mistake in the command line, the config or the da
 import sys
 
 from anchorkit.engine import argument_parser, launch, main
-from anchorkit.errors import UserError
+from anchorkit.errors import exit_status
 
 
 def run() -> int:
     """Run the command line; returns the exit status."""
     args = argument_parser().parse_args()
     try:
-        launch(main, args)
-    except UserError as error:
-        print(f"train_net: error: {error}", file=sys.stderr)
-        return 2
+        return exit_status("train_net", lambda: launch(main, args))
     except FloatingPointError as error:
         print(f"train_net: stopped: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":
