@@ -160,7 +160,11 @@ def _add_semi_anchored_keys(cfg: CfgNode) -> None:
     # only if all its anchors are. By Proposition 1 every value below 1 / K is the same.
     node.GAMMA = 0.0
 
-    # --- location classification: focal loss ---
+    # --- location classification ---
+    # "focal": a sigmoid for each class. "softmax": over the classes and background, of which only
+    # LOCATION_NEGATIVE_RATIO locations for each positive one are learned, as SSD does.
+    node.LOCATION_LOSS = "focal"
+    node.LOCATION_NEGATIVE_RATIO = 3.0
     node.LOCATION_FOCAL_ALPHA = 0.25
     node.LOCATION_FOCAL_BETA = 1.0
 
@@ -169,7 +173,7 @@ def _add_semi_anchored_keys(cfg: CfgNode) -> None:
     node.REGRESSED_ANCHORS = "positive"
     # Target of a regressed anchor: the box it overlaps most ("anchor") or the location's (A2).
     node.REGRESSION_TARGET = "anchor"
-    # "iou_log" (-log IoU), "iou_linear" (1 - IoU), "giou" (A11).
+    # "iou_log" (-log IoU), "iou_linear" (1 - IoU), "giou" (A11), "smooth_l1" (of the box code).
     node.BOX_LOSS = "iou_log"
     node.BOX_LOSS_WEIGHT = 2.0
     # Weights of the (dx, dy, dw, dh) box code (A12).
@@ -309,6 +313,8 @@ def _add_ssd_keys(cfg: CfgNode) -> None:
     # divided, and the normalisation after every convolution ("" is the paper's: none).
     node.CONVS_PER_STAGE = [2, 2, 3, 3, 3]
     node.WIDTH_DIVISOR = 1
+    # Of conv6, 6 for a map of 19 x 19 locations.
+    node.DILATION = 6
     node.NORM = ""
     # Layers after conv7: channels of the 1x1, channels, kernel, stride and padding of the second.
     node.EXTRA_LAYERS = [[256, 512, 3, 2, 1], [128, 256, 3, 2, 1], [128, 256, 3, 1, 0],

@@ -1,7 +1,7 @@
 """Pure loss functions: tensors in, unreduced losses out."""
 
 from .focal import quality_focal_loss, smoothed_focal_loss, soft_anchor_targets
-from .hard_negative import hard_negatives
+from .hard_negative import hard_negatives, mined_cross_entropy
 from .iou import BOX_LOSSES, box_iou_loss
 from .points import (
     BOX_WEIGHTS,
@@ -26,6 +26,7 @@ __all__ = [
     "foveabox_losses",
     "hard_negatives",
     "location_loss",
+    "mined_cross_entropy",
     "quality_focal_loss",
     "refined_labels",
     "smoothed_focal_loss",

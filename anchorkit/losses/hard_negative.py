@@ -1,6 +1,7 @@
-"""Which background anchors are learned: the hardest ones (SSD, section 2.2)."""
+"""Background that is learned: only where it is hardest (SSD, section 2.2)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -23,3 +24,24 @@ def hard_negatives(background_loss: Tensor, is_positive: Tensor, ratio: float) -
     count = (ratio * is_positive.sum(1, keepdim=True)).floor()
     is_among_hardest = torch.arange(order.shape[1], device=order.device) < count
     return torch.zeros_like(is_positive).scatter_(1, order, is_among_hardest) & ~is_positive
+
+
+def mined_cross_entropy(logits: Tensor, labels: Tensor, ratio: float) -> Tensor:
+    """Sum of the cross-entropy of all positives and of each image's hardest background.
+
+    Mining needs no graph, so that only the few that are chosen have one.
+
+    Args:
+        logits: (N, R, C + 1) float32, background last.
+        labels: (N, R) int64: class, C for background, -1 for ignored.
+        ratio: see :func:`hard_negatives`.
+    """
+    background = logits.shape[2] - 1
+    is_positive = (labels >= 0) & (labels < background)
+    with torch.no_grad():
+        loss = logits.logsumexp(dim=2) - logits[..., background]
+        # What is ignored comes last, like what is positive.
+        loss = loss.masked_fill(labels < 0, -1.0)
+        is_chosen = hard_negatives(loss, is_positive, ratio) & (labels == background)
+        is_chosen |= is_positive
+    return F.cross_entropy(logits[is_chosen], labels[is_chosen], reduction="sum")

@@ -49,7 +49,7 @@ def model():
     return small_model()
 
 
-def random_predictions(levels, num_images=2, seed=0):
+def random_predictions(levels, num_images=2, seed=0, num_logits=C):
     """Raw outputs for levels of anchors; each is a leaf that takes gradients."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -63,7 +63,7 @@ def random_predictions(levels, num_images=2, seed=0):
         return maps
 
     return (
-        leaves(lambda k: C, 2.0, -1.0),
+        leaves(lambda k: num_logits, 2.0, -1.0),
         leaves(lambda k: 4 * k, 1.0),
         leaves(lambda k: k, 2.0),
     )
@@ -84,7 +84,7 @@ def losses_of(model, levels, predictions, targets):
 
 
 def compare_losses(model, levels, targets, seed=0, **options):
-    predictions = random_predictions(levels, len(targets), seed)
+    predictions = random_predictions(levels, len(targets), seed, model.num_location_logits)
     actual = losses_of(model, levels, predictions, targets)
     expected, counts = oracle.reference_losses(
         levels, predictions, targets, num_classes=C, **options
@@ -124,6 +124,24 @@ def test_the_losses_are_those_of_the_loops(model):
             {"REFINED_IOU_THRESHOLD": 0.8, "FORCE_BEST_REFINED": True},
             {"refined_iou_threshold": 0.8, "force_best": True},
         ),
+        ({"LOCATION_LOSS": "softmax"}, {"location_loss": "softmax"}),
+        (
+            {"LOCATION_LOSS": "softmax", "LOCATION_NEGATIVE_RATIO": 0.5},
+            {"location_loss": "softmax", "negative_ratio": 0.5},
+        ),
+        # With ignored locations, so many that they would be among the chosen ones, and few.
+        *(
+            (
+                {
+                    "LOCATION_LOSS": "softmax",
+                    "IOU_THRESHOLDS": [0.1, 0.5],
+                    "LOCATION_NEGATIVE_RATIO": ratio,
+                },
+                {"location_loss": "softmax", "thresholds": (0.1, 0.5), "negative_ratio": ratio},
+            )
+            for ratio in (99.0, 1.0)
+        ),
+        ({"BOX_LOSS": "smooth_l1"}, {"box_loss_kind": "smooth_l1"}),
         ({"BOX_LOSS": "iou_linear"}, {"box_loss_kind": "iou_linear"}),
         (
             {"BOX_LOSS": "giou", "BOX_LOSS_WEIGHT": 3.0},
@@ -272,7 +290,7 @@ def detections_of(model, levels, predictions, image_sizes):
 
 
 def compare_detections(model, levels, image_sizes=((64, 64), (50, 61)), seed=0, **options):
-    predictions = random_predictions(levels, len(image_sizes), seed)
+    predictions = random_predictions(levels, len(image_sizes), seed, model.num_location_logits)
     actual = detections_of(model, levels, predictions, image_sizes)
     expected = oracle.reference_inference(levels, predictions, image_sizes, **options)
     for found, wanted, size in zip(actual, expected, image_sizes, strict=True):
@@ -314,6 +332,7 @@ def test_detections_are_those_of_the_loops(model):
         ({"SCORE_THRESH_TEST": 0.0}, {"score_threshold": 0.0}),
         ({"TOPK_CANDIDATES_TEST": 7}, {"candidates_per_level": 7}),
         ({"NMS_THRESH_TEST": 0.2}, {"nms_threshold": 0.2}),
+        ({"LOCATION_LOSS": "softmax"}, {"location_loss": "softmax"}),
         ({"BBOX_REG_WEIGHTS": [2.0, 2.0, 1.0, 1.0]}, {"box_weights": (2.0, 2.0, 1.0, 1.0)}),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if value else None,

@@ -3,6 +3,8 @@
 Plain loops over Python floats; labels are those of tests/reference/semi_anchored.py.
 """
 
+import math
+
 from tests.reference.boxes import area, box_loss, decode, iou, nms
 from tests.reference.focal import (
     focal_loss,
@@ -12,10 +14,11 @@ from tests.reference.focal import (
     soft_targets,
 )
 from tests.reference.semi_anchored import as_lists, assign, regressed_boxes
+from tests.reference.ssd import cross_entropy, encode, hard_negatives, smooth_l1
 
 
 def flatten_predictions(predictions, image):
-    """Per location of one image: C location logits, K boxes of 4 deltas, K anchor logits."""
+    """Per location of one image: C or C + 1 location logits, K x 4 deltas, K anchor logits."""
     locations = []
     for level in zip(*predictions, strict=True):
         location_logits, box_deltas, anchor_logits = (tensor[image].tolist() for tensor in level)
@@ -40,6 +43,8 @@ def reference_losses(
     refined_match="class",
     refined_iou_threshold=0.5,
     force_best=False,
+    location_loss="focal",
+    negative_ratio=3.0,
     location_alpha_beta=(0.25, 1.0),
     box_loss_kind="iou_log",
     box_loss_weight=2.0,
@@ -57,6 +62,8 @@ def reference_losses(
         predictions: per level (N, C, H, W) location logits, (N, 4K, H, W) deltas with channel
             4 k + j for coordinate j of anchor k, and (N, K, H, W) anchor logits.
         targets: an image's (gt_boxes, gt_classes), N of them.
+        location_loss: "softmax": a logit more, background's, and hard negative mining as in SSD.
+        box_loss_kind: of the boxes, or "smooth_l1" of their code.
         regressed, regression_target: see :func:`regressed_boxes`.
         refined_match: A3: the IoU after regression is the highest with the boxes of the location's
             "class", or that with the location's own box ("location").
@@ -77,13 +84,16 @@ def reference_losses(
             labels, anchors, gt_boxes, regressed=regressed, regression_target=regression_target
         )
         start = 0
-        for i, (class_logits, deltas, anchor_logits) in enumerate(
-            flatten_predictions(predictions, image)
-        ):
+        locations = flatten_predictions(predictions, image)
+        if location_loss == "softmax":
+            sums["location"] += _mined_cross_entropy(
+                [row for row, _, _ in locations], labels.location_labels, negative_ratio
+            )
+        for i, (class_logits, deltas, anchor_logits) in enumerate(locations):
             label, cell = labels.location_labels[i], by_location[i]
             of_location = range(start, start + len(cell))
             start += len(cell)
-            if label >= 0:
+            if label >= 0 and location_loss == "focal":
                 for c, logit in enumerate(class_logits):
                     alpha, beta = location_alpha_beta
                     sums["location"] += focal_loss(logit, c == label, alpha=alpha, beta=beta)
@@ -96,7 +106,14 @@ def reference_losses(
             # L_reg: the IoU loss of the regressed anchors.
             for k, r in enumerate(of_location):
                 if learns[r] >= 0:
-                    sums["box"] += box_loss(refined[k], gt_boxes[learns[r]], box_loss_kind)
+                    target = gt_boxes[learns[r]]
+                    if box_loss_kind == "smooth_l1":
+                        code = encode(cell[k], target, box_weights)
+                        sums["box"] += sum(
+                            smooth_l1(d - t) for d, t in zip(deltas[k], code, strict=True)
+                        )
+                    else:
+                        sums["box"] += box_loss(refined[k], target, box_loss_kind)
                     counts["box"] += 1
 
             # L_ac: labels by the IoU after regression, over all K anchors.
@@ -120,6 +137,18 @@ def reference_losses(
     weights = {"location": 1.0, "box": box_loss_weight, "anchor": anchor_loss_weight}
     losses = {f"loss_{name}": weights[name] * sums[name] / max(1, counts[name]) for name in sums}
     return losses, counts
+
+
+def _mined_cross_entropy(logits, labels, ratio):
+    background = len(logits[0]) - 1
+    learned = [
+        (cross_entropy(row, label), label < background)
+        for row, label in zip(logits, labels, strict=True)
+        if label >= 0
+    ]
+    entropies, is_positive = [e for e, _ in learned], [positive for _, positive in learned]
+    is_negative = hard_negatives(entropies, is_positive, ratio)
+    return sum(e for e, p, n in zip(entropies, is_positive, is_negative, strict=True) if p or n)
 
 
 def _anchor_loss(logit, soft_target, is_positive, kind, alpha_beta):
@@ -149,6 +178,7 @@ def reference_inference(
     predictions,
     image_sizes,
     *,
+    location_loss="focal",
     selection="top",
     topk=1,
     anchor_threshold=0.1,
@@ -176,7 +206,12 @@ def reference_inference(
                 chosen = select_anchors(
                     anchor_logits, selection=selection, topk=topk, threshold=anchor_threshold
                 )
-                for c, p in enumerate(map(sigmoid, class_logits)):
+                probabilities = [sigmoid(x) for x in class_logits]
+                if location_loss == "softmax":
+                    count = len(class_logits)
+                    entropies = [cross_entropy(class_logits, c) for c in range(count - 1)]
+                    probabilities = [math.exp(-e) for e in entropies]
+                for c, p in enumerate(probabilities):
                     for anchor_score, k in chosen:
                         product = p * anchor_score
                         if (p if threshold_on == "location" else product) > score_threshold:

@@ -43,6 +43,7 @@ class SSDVGG(Backbone):
         in_channels: of the images.
         convs_per_stage: convolutions in each of the five stages; (2, 2, 3, 3, 3) is VGG-16.
         width_divisor: all widths of the paper are divided by it.
+        dilation: of conv6.
         extra_layers: for each extra layer the channels of its 1x1 convolution, and channels,
             kernel, stride and padding of its second one.
         norm: normalisation after every convolution, "" for none.
@@ -55,6 +56,7 @@ class SSDVGG(Backbone):
         in_channels: int = 3,
         convs_per_stage: Sequence[int] = (2, 2, 3, 3, 3),
         width_divisor: int = 1,
+        dilation: int = 6,
         extra_layers: Sequence[Sequence[int]],
         norm: str = "",
         freeze_at: int = 0,
@@ -74,7 +76,7 @@ class SSDVGG(Backbone):
             self.stages.append(nn.Sequential(convs))
         self.l2_norm = L2Norm(_STAGE_CHANNELS[3] // width_divisor)
         width = _CONV6_CHANNELS // width_divisor
-        self.conv6 = _conv(channels, width, 3, padding=6, dilation=6, norm=norm)
+        self.conv6 = _conv(channels, width, 3, padding=dilation, dilation=dilation, norm=norm)
         self.conv7 = _conv(width, width, 1, norm=norm)
         shapes = {
             f"conv4_{convs_per_stage[3]}": ShapeSpec(channels=len(self.l2_norm.scale), stride=8),
@@ -155,6 +157,7 @@ def build_ssd_vgg_backbone(cfg, input_shape: ShapeSpec) -> SSDVGG:
         in_channels=input_shape.channels,
         convs_per_stage=keys.CONVS_PER_STAGE,
         width_divisor=keys.WIDTH_DIVISOR,
+        dilation=keys.DILATION,
         extra_layers=keys.EXTRA_LAYERS,
         norm=keys.NORM,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,

@@ -12,7 +12,7 @@ class SemiAnchoredPredictions(NamedTuple):
     """Raw outputs, a list over feature levels of H x W maps for N images.
 
     Attributes:
-        location_logits: (N, C, H, W).
+        location_logits: (N, C, H, W), or (N, C + 1, H, W) with background last.
         box_deltas: (N, 4 K, H, W), the four deltas of an anchor side by side.
         anchor_logits: (N, K, H, W).
     """
@@ -27,7 +27,7 @@ class SemiAnchoredHead(nn.Module):
 
     Args:
         in_channels: of every feature map.
-        num_classes: C.
+        num_classes: C, or C + 1 where background has a logit of its own.
         num_anchors: K, anchors at a location, the same on every level.
         num_convs: convolutions in each tower.
         norm: of the towers, see :func:`anchorkit.layers.conv_tower`.

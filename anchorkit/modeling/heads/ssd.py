@@ -54,7 +54,7 @@ class SemiAnchoredSSDHead(nn.Module):
     Args:
         in_channels: of each map.
         num_anchors: K, anchors at a location of each map.
-        num_classes: C.
+        num_classes: C, or C + 1 where background has a logit of its own.
         num_convs, norm: of two towers for each map, see :func:`anchorkit.layers.conv_tower`; SSD
             has none.
         prior_prob, anchor_prior_prob: initial scores of the two classifiers.

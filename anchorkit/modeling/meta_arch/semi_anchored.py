@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Instances
@@ -24,6 +25,7 @@ from ...losses import (
     anchor_loss,
     box_iou_loss,
     location_loss,
+    mined_cross_entropy,
     refined_labels,
 )
 from ..anchor_generator import grid_anchors
@@ -52,8 +54,12 @@ class SemiAnchoredDetector(DenseDetector):
         box2box_transform: codes a box relative to its anchor.
         assigner: labels locations and anchors.
         num_classes: C.
-        location_focal: alpha and beta of the location classifier's focal loss.
-        box_loss, box_loss_weight: kind (see :func:`box_iou_loss`) and weight of the regression.
+        location_loss: of the location classifier, "focal" or "softmax"; with the latter the head
+            has a logit more, background's, and ``location_negative_ratio`` background locations
+            are learned for each positive one of an image.
+        location_focal: alpha and beta of the focal loss.
+        box_loss, box_loss_weight: kind (see :func:`box_iou_loss`; or "smooth_l1" of the box code)
+            and weight of the regression.
         anchor_loss, anchor_loss_weight: "smoothed_focal", "focal" or "quality_focal", and weight.
         anchor_focal: alpha and beta of the anchor classifier's loss.
         sigma: exponent of eq. 2.
@@ -79,6 +85,8 @@ class SemiAnchoredDetector(DenseDetector):
         num_classes: int,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        location_loss: str = "focal",
+        location_negative_ratio: float = 3.0,
         location_focal: tuple[float, float] = (0.25, 1.0),
         box_loss: str = "iou_log",
         box_loss_weight: float = 2.0,
@@ -105,6 +113,9 @@ class SemiAnchoredDetector(DenseDetector):
         self.box2box_transform = box2box_transform
         self.assigner = assigner
         self.num_classes = num_classes
+        self.location_loss = location_loss
+        self.num_location_logits = num_classes + (location_loss == "softmax")
+        self.location_negative_ratio = location_negative_ratio
         self.location_focal = location_focal
         self.box_loss, self.box_loss_weight = box_loss, box_loss_weight
         self.anchor_loss, self.anchor_loss_weight = anchor_loss, anchor_loss_weight
@@ -132,8 +143,10 @@ class SemiAnchoredDetector(DenseDetector):
             "num_classes": num_classes(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "location_loss": _choice(cfg, "LOCATION_LOSS", ("focal", "softmax")),
+            "location_negative_ratio": keys.LOCATION_NEGATIVE_RATIO,
             "location_focal": (keys.LOCATION_FOCAL_ALPHA, keys.LOCATION_FOCAL_BETA),
-            "box_loss": _choice(cfg, "BOX_LOSS", BOX_LOSSES),
+            "box_loss": _choice(cfg, "BOX_LOSS", (*BOX_LOSSES, "smooth_l1")),
             "box_loss_weight": keys.BOX_LOSS_WEIGHT,
             "anchor_loss": _choice(cfg, "ANCHOR_LOSS", ANCHOR_LOSSES),
             "anchor_loss_weight": keys.ANCHOR_LOSS_WEIGHT,
@@ -150,6 +163,19 @@ class SemiAnchoredDetector(DenseDetector):
             "topk_candidates": keys.TOPK_CANDIDATES_TEST,
             "nms_threshold": keys.NMS_THRESH_TEST,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    @staticmethod
+    def head_arguments(cfg) -> dict:
+        """What the heads of all hosts read from the config."""
+        keys = cfg.MODEL.SEMI_ANCHORED
+        has_background = keys.LOCATION_LOSS == "softmax"
+        return {
+            "num_classes": num_classes(cfg) + has_background,
+            "num_convs": keys.NUM_CONVS,
+            "norm": keys.NORM,
+            "prior_prob": 0.5 if has_background else keys.PRIOR_PROB,
+            "anchor_prior_prob": keys.ANCHOR_PRIOR_PROB,
         }
 
     def forward_training(self, images, features, predictions, gt_instances) -> dict[str, Tensor]:
@@ -178,17 +204,13 @@ class SemiAnchoredDetector(DenseDetector):
         Returns:
             "loss_location", "loss_box" and "loss_anchor", float32 scalars.
         """
-        location_logits = flatten_levels(predictions.location_logits, self.num_classes)
+        location_logits = flatten_levels(predictions.location_logits, self.num_location_logits)
         box_deltas = flatten_levels(predictions.box_deltas, 4).flatten(0, 1)
         anchor_logits = flatten_levels(predictions.anchor_logits, 1).flatten()
         assignment = self.assigner.label_images(anchors, gt_instances)
         flat_anchors = torch.cat([level.flatten(0, 2) for level in anchors])
-        alpha, beta = self.location_focal
-        loss_location, num_locations = location_loss(
-            location_logits.flatten(0, 1).float(),
-            assignment.locations.labels,
-            alpha=alpha,
-            beta=beta,
+        loss_location, num_locations = self._location_loss(
+            location_logits.float(), assignment.locations.labels
         )
         loss_box, num_boxes = self._box_loss(box_deltas, flat_anchors, assignment, gt_instances)
         loss_anchor, num_refined = self._anchor_loss(
@@ -203,6 +225,20 @@ class SemiAnchoredDetector(DenseDetector):
             "loss_anchor": self.anchor_loss_weight * loss_anchor / normalizers[2],
         }
 
+    def _location_loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the location classifier's loss, and the number of positive locations.
+
+        Args:
+            logits: (N, P, C), with background's (N, P, C + 1).
+            labels: (N P,).
+        """
+        if self.location_loss == "softmax":
+            num_positive = ((labels >= 0) & (labels < self.num_classes)).sum()
+            labels = labels.view(logits.shape[:2])
+            return mined_cross_entropy(logits, labels, self.location_negative_ratio), num_positive
+        alpha, beta = self.location_focal
+        return location_loss(logits.flatten(0, 1), labels, alpha=alpha, beta=beta)
+
     def _box_loss(
         self,
         deltas: Tensor,
@@ -212,10 +248,16 @@ class SemiAnchoredDetector(DenseDetector):
     ) -> tuple[Tensor, Tensor]:
         """Sum of the IoU loss of the regressed anchors, and their number."""
         chosen = (assignment.box_gt_index >= 0).nonzero()[:, 0]
-        boxes = self.box2box_transform.apply_deltas(deltas[chosen], anchors[chosen % len(anchors)])
+        deltas, anchors = deltas[chosen], anchors[chosen % len(anchors)]
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
         targets = gt_boxes[assignment.box_gt_index[chosen]]
-        return box_iou_loss(boxes, targets, self.box_loss).sum(), chosen.new_tensor(len(chosen))
+        if self.box_loss == "smooth_l1":
+            targets = self.box2box_transform.get_deltas(anchors, targets)
+            loss = F.smooth_l1_loss(deltas.float(), targets, reduction="sum")
+        else:
+            boxes = self.box2box_transform.apply_deltas(deltas, anchors)
+            loss = box_iou_loss(boxes, targets, self.box_loss).sum()
+        return loss, chosen.new_tensor(len(chosen))
 
     def _anchor_loss(
         self,
@@ -285,7 +327,7 @@ class SemiAnchoredDetector(DenseDetector):
         levels = [
             (
                 level.flatten(0, 1),
-                flatten_levels([location_logits], self.num_classes),
+                self._class_logits(location_logits),
                 flatten_levels([box_deltas], 4).view(len(box_deltas), -1, level.shape[2], 4),
                 anchor_logits.flatten(2).transpose(1, 2),
             )
@@ -310,6 +352,13 @@ class SemiAnchoredDetector(DenseDetector):
                 )
             )
         return results
+
+    def _class_logits(self, location_logits: Tensor) -> Tensor:
+        """(N, P, C), whose sigmoids are the classes' probabilities, for one level's maps."""
+        logits = flatten_levels([location_logits], self.num_location_logits)
+        if self.location_loss == "focal":
+            return logits
+        return logits.float().softmax(dim=2)[..., : self.num_classes].logit(eps=1e-6)
 
     def _level_candidates(
         self,

@@ -3,7 +3,6 @@
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
 
-from ...config import num_classes
 from ..heads import SemiAnchoredHead
 from .semi_anchored import SemiAnchoredDetector
 
@@ -24,12 +23,8 @@ class SemiAnchoredRetinaNet(SemiAnchoredDetector):
         anchor_generator = build_anchor_generator(cfg, shapes)
         head = SemiAnchoredHead(
             in_channels=shapes[0].channels,
-            num_classes=num_classes(cfg),
             num_anchors=anchor_generator.num_cell_anchors[0],
-            num_convs=keys.NUM_CONVS,
-            norm=keys.NORM,
-            prior_prob=keys.PRIOR_PROB,
-            anchor_prior_prob=keys.ANCHOR_PRIOR_PROB,
+            **cls.head_arguments(cfg),
         )
         return {
             **super().from_config(cfg),

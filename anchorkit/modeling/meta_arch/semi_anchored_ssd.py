@@ -3,7 +3,6 @@
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
 
-from ...config import num_classes
 from ..heads import SemiAnchoredSSDHead
 from .semi_anchored import SemiAnchoredDetector
 
@@ -18,18 +17,13 @@ class SemiAnchoredSSD(SemiAnchoredDetector):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        keys = cfg.MODEL.SEMI_ANCHORED
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         anchor_generator = build_anchor_generator(cfg, list(shapes.values()))
         head = SemiAnchoredSSDHead(
             in_channels=[shape.channels for shape in shapes.values()],
             num_anchors=anchor_generator.num_cell_anchors,
-            num_classes=num_classes(cfg),
-            num_convs=keys.NUM_CONVS,
-            norm=keys.NORM,
-            prior_prob=keys.PRIOR_PROB,
-            anchor_prior_prob=keys.ANCHOR_PRIOR_PROB,
+            **cls.head_arguments(cfg),
         )
         return {
             **super().from_config(cfg),

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ...assigners import SSDAssigner
 from ...config import num_classes
 from ...layers import flatten_levels
-from ...losses import hard_negatives
+from ...losses import mined_cross_entropy
 from ..anchor_generator import grid_anchors
 from ..heads import SSDHead, SSDPredictions
 from ..normalizer import log_counts, mean_over_ranks
@@ -148,23 +148,11 @@ class SSD(DenseDetector):
         loss_box = F.smooth_l1_loss(
             box_deltas[image, anchor].float(), targets, beta=self.smooth_l1_beta, reduction="sum"
         )
-        loss_class = self._class_loss(class_logits, labels, is_positive)
+        loss_class = mined_cross_entropy(class_logits, labels, self.negative_ratio)
         return {
             "loss_class": loss_class / normalizer,
             "loss_box": self.box_loss_weight * loss_box / normalizer,
         }
-
-    def _class_loss(self, logits: Tensor, labels: Tensor, is_positive: Tensor) -> Tensor:
-        """Sum of the cross-entropy of positive anchors and hard negatives: (N, R, C + 1), (N, R).
-
-        Mining needs no graph, so that only the few chosen anchors have one.
-        """
-        with torch.no_grad():
-            background_loss = logits.logsumexp(dim=2) - logits[..., self.num_classes]
-            is_chosen = is_positive | hard_negatives(
-                background_loss, is_positive, self.negative_ratio
-            )
-        return F.cross_entropy(logits[is_chosen], labels[is_chosen], reduction="sum")
 
     @torch.no_grad()
     def inference(
