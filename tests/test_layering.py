@@ -28,6 +28,7 @@ ROWS = (
     ("evaluation",),
     ("trainer",),
     ("engine", "model_zoo", "reproduction"),
+    ("predictor",),
     ("tools",),
 )
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
@@ -35,7 +36,7 @@ ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 # Rooms that hold a run's config as a whole. Below them it is read in from_config and in builders.
 ROOMS_WITH_CFG = {
     *("config", "config_keys", "data", "solver", "evaluation", "trainer", "engine", "tools"),
-    *("analysis", "model_zoo", "reproduction"),
+    *("analysis", "model_zoo", "predictor", "reproduction"),
 }
 ROOMS_WITH_BUILDERS = {"modeling.anchor_generator", "modeling.backbone", "modeling.meta_arch"}
 

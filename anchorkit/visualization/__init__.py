@@ -10,6 +10,7 @@ from .curves import draw_curves
 from .detections import draw_detections
 from .image_grid import draw_image_grid
 from .level_labels import ImageLabels, LevelLabels, label_levels, level_labels
+from .on_image import draw_on_image
 from .reproduction import draw_reproduction
 from .score_quality import draw_score_quality
 from .statistics import AssignmentStatistics
@@ -30,6 +31,7 @@ __all__ = [
     "draw_detections",
     "draw_image_grid",
     "draw_label_comparison",
+    "draw_on_image",
     "draw_reproduction",
     "draw_score_quality",
     "label_levels",

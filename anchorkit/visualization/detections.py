@@ -23,7 +23,7 @@ _TITLE_SIZE, _HEADING_SIZE, _LABEL_SIZE = 13, 12, 11
 
 
 @dataclass(frozen=True)
-class _GroundTruth:
+class GroundTruth:
     """Boxes (M, 4) of an image in its pixels, classes (M,) and which mark crowds (M,)."""
 
     boxes: np.ndarray
@@ -55,11 +55,11 @@ def draw_detections(
     image_size = image.shape[:2]
     names = getattr(metadata, "thing_classes", None)
     boxes, scores, classes = _confident(instances, score_threshold, image_size)
-    truth = _ground_truth(dataset_dict)
+    truth = ground_truth(dataset_dict)
     is_correct, is_found = np.ones(len(boxes), dtype=bool), None
     is_counted = is_correct
     if truth is not None:
-        is_correct, is_found, is_counted = _match(boxes, classes, truth)
+        is_correct, is_found, is_counted = match_detections(boxes, classes, truth)
     page, panels = _page_with_panels(image, 1 if truth is None else 2)
 
     # Less certain ones first, so that certain ones lie on top.
@@ -95,7 +95,7 @@ def _page_with_panels(image: np.ndarray, count: int) -> tuple[Page, list[Panel]]
 
 
 def _draw_truth(
-    panel: Panel, truth: _GroundTruth, is_found: np.ndarray, names: Sequence[str] | None
+    panel: Panel, truth: GroundTruth, is_found: np.ndarray, names: Sequence[str] | None
 ) -> None:
     for index in range(len(truth.boxes)):
         color = NEUTRAL if truth.is_crowd[index] else class_color(truth.classes[index])
@@ -144,7 +144,8 @@ def _confident(
     return boxes, scores[order], instances.pred_classes.cpu().numpy()[order]
 
 
-def _ground_truth(dataset_dict: dict) -> _GroundTruth | None:
+def ground_truth(dataset_dict: dict) -> GroundTruth | None:
+    """Of an image in detectron2's format; None without "annotations"."""
     annotations = dataset_dict.get("annotations")
     if annotations is None:
         return None
@@ -152,17 +153,26 @@ def _ground_truth(dataset_dict: dict) -> _GroundTruth | None:
         BoxMode.convert(list(entry["bbox"]), entry["bbox_mode"], BoxMode.XYXY_ABS)
         for entry in annotations
     ]
-    return _GroundTruth(
+    return GroundTruth(
         np.array(boxes, dtype=np.float64).reshape(-1, 4),
         np.array([entry["category_id"] for entry in annotations], dtype=np.int64),
         np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], dtype=bool),
     )
 
 
-def _match(
-    boxes: np.ndarray, classes: np.ndarray, truth: _GroundTruth
+def match_detections(
+    boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which detections (by falling score) are correct, which objects found, which count."""
+    """Match detections with objects as COCO's evaluation does at IoU 0.5.
+
+    Args:
+        boxes, classes: (Q, 4) in pixels and (Q,), in falling order of score.
+        truth: of the same image.
+
+    Returns:
+        Which detections are correct (Q,), which objects are found (M,), and which detections count
+            (Q,): not those of crowds.
+    """
     is_correct = np.zeros(len(boxes), dtype=bool)
     is_counted = np.ones(len(boxes), dtype=bool)
     is_found = np.zeros(len(truth.boxes), dtype=bool)

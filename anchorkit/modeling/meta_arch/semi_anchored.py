@@ -135,15 +135,27 @@ class SemiAnchoredDetector(DenseDetector):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        """What every host of the method reads from its config; hosts add network and anchors."""
+        """What every host of the method reads from its config; hosts add network and anchors.
+
+        "head_arguments" is for the host's head.
+        """
         keys = cfg.MODEL.SEMI_ANCHORED
+        location_loss = _choice(cfg, "LOCATION_LOSS", ("focal", "softmax"))
+        has_background = location_loss == "softmax"
         return {
+            "head_arguments": {
+                "num_classes": num_classes(cfg) + has_background,
+                "num_convs": keys.NUM_CONVS,
+                "norm": keys.NORM,
+                "prior_prob": 0.5 if has_background else keys.PRIOR_PROB,
+                "anchor_prior_prob": keys.ANCHOR_PRIOR_PROB,
+            },
             "box2box_transform": Box2BoxTransform(weights=tuple(keys.BBOX_REG_WEIGHTS)),
             "assigner": _build_assigner(cfg),
             "num_classes": num_classes(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "location_loss": _choice(cfg, "LOCATION_LOSS", ("focal", "softmax")),
+            "location_loss": location_loss,
             "location_negative_ratio": keys.LOCATION_NEGATIVE_RATIO,
             "location_focal": (keys.LOCATION_FOCAL_ALPHA, keys.LOCATION_FOCAL_BETA),
             "box_loss": _choice(cfg, "BOX_LOSS", (*BOX_LOSSES, "smooth_l1")),
@@ -163,19 +175,6 @@ class SemiAnchoredDetector(DenseDetector):
             "topk_candidates": keys.TOPK_CANDIDATES_TEST,
             "nms_threshold": keys.NMS_THRESH_TEST,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
-        }
-
-    @staticmethod
-    def head_arguments(cfg) -> dict:
-        """What the heads of all hosts read from the config."""
-        keys = cfg.MODEL.SEMI_ANCHORED
-        has_background = keys.LOCATION_LOSS == "softmax"
-        return {
-            "num_classes": num_classes(cfg) + has_background,
-            "num_convs": keys.NUM_CONVS,
-            "norm": keys.NORM,
-            "prior_prob": 0.5 if has_background else keys.PRIOR_PROB,
-            "anchor_prior_prob": keys.ANCHOR_PRIOR_PROB,
         }
 
     def forward_training(self, images, features, predictions, gt_instances) -> dict[str, Tensor]:

@@ -18,16 +18,17 @@ class SemiAnchoredRetinaNet(SemiAnchoredDetector):
     @classmethod
     def from_config(cls, cfg) -> dict:
         keys = cfg.MODEL.SEMI_ANCHORED
+        arguments = super().from_config(cfg)
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[name] for name in keys.IN_FEATURES]
         anchor_generator = build_anchor_generator(cfg, shapes)
         head = SemiAnchoredHead(
             in_channels=shapes[0].channels,
             num_anchors=anchor_generator.num_cell_anchors[0],
-            **cls.head_arguments(cfg),
+            **arguments.pop("head_arguments"),
         )
         return {
-            **super().from_config(cfg),
+            **arguments,
             "backbone": backbone,
             "head": head,
             "head_in_features": keys.IN_FEATURES,

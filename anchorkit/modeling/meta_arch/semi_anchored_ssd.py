@@ -17,16 +17,17 @@ class SemiAnchoredSSD(SemiAnchoredDetector):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        arguments = super().from_config(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         anchor_generator = build_anchor_generator(cfg, list(shapes.values()))
         head = SemiAnchoredSSDHead(
             in_channels=[shape.channels for shape in shapes.values()],
             num_anchors=anchor_generator.num_cell_anchors,
-            **cls.head_arguments(cfg),
+            **arguments.pop("head_arguments"),
         )
         return {
-            **super().from_config(cfg),
+            **arguments,
             "backbone": backbone,
             "head": head,
             "head_in_features": list(shapes),
