@@ -283,13 +283,16 @@ def test_anchor_sizes_divide_an_octave_above_a_multiple_of_the_stride(path):
 @pytest.mark.parametrize(
     "path", [p for p in LEAVES if p.stem.startswith("ssd")], ids=name_of,
 )  # fmt: skip
-def test_ssd_and_its_semi_anchored_twin_differ_in_the_meta_architecture_only(path):
+def test_ssd_and_its_semi_anchored_twin_differ_in_the_method_only(path):
     method = load_config(str(path.with_name(f"semi_anchored_{path.name}")))
     assert method.MODEL.META_ARCHITECTURE == "SemiAnchoredSSD"
-    method.MODEL.META_ARCHITECTURE = "SSD"
-    assert method == load_config(str(path))
-    # The method matches anchors and suppresses detections as SSD does, and has no towers.
     keys, ssd = method.MODEL.SEMI_ANCHORED, method.MODEL.SSD
+    baseline = load_config(str(path))
+    method.MODEL.META_ARCHITECTURE = "SSD"
+    method.MODEL.SEMI_ANCHORED = baseline.MODEL.SEMI_ANCHORED
+    assert method == baseline
+    # The method matches anchors and suppresses detections as SSD does, and has no towers.
+    assert keys.LOCATION_NEGATIVE_RATIO == ssd.NEGATIVE_RATIO
     assert keys.IOU_THRESHOLDS == [ssd.IOU_THRESHOLD] * 2 and keys.LOW_QUALITY_MATCHES
     assert keys.NMS_THRESH_TEST == ssd.NMS_THRESH_TEST == 0.45
     assert keys.NUM_CONVS == 0 and keys.BBOX_REG_WEIGHTS == ssd.BBOX_REG_WEIGHTS

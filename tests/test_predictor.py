@@ -225,7 +225,7 @@ def test_images_folders_and_videos_are_written_with_their_detections(
     assert {p["frame"] for p in predictions if "frame" in p} == {0, 1}
     pictures = sorted(output.glob("*.png"))
     assert len(pictures) == 4 and Image.open(pictures[0]).size == (480, 480)
-    assert cv2.VideoCapture(str(output / "scenes.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
+    assert cv2.VideoCapture(str(output / "000004_scenes.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
 
 
 def test_broken_files_are_skipped_by_name(demo, scenes, tmp_path, monkeypatch):

@@ -116,7 +116,7 @@ def find_sources(inputs: Sequence[str]) -> tuple[list[str], list[str | int]]:
     """Image files, and videos and webcams, that the command line names.
 
     Raises:
-        UserError: nothing is there, or the file is of no known kind.
+        UserError: nothing is there.
     """
     images, videos = [], []
     for text in inputs:
@@ -142,8 +142,8 @@ def find_sources(inputs: Sequence[str]) -> tuple[list[str], list[str | int]]:
 
 def score_thresholds(
     confidence: Sequence[str], predictor: Predictor, cfg: CfgNode
-) -> float | Sequence[float]:
-    """One threshold, or one for each class, as ``--confidence`` says.
+) -> Sequence[float]:
+    """The threshold of each class, as ``--confidence`` says.
 
     Raises:
         UserError: a value that is none, an unknown class, or no set to choose thresholds on.
@@ -212,7 +212,7 @@ def best_classes(scores: torch.Tensor, names: Sequence[str], path: str, count: i
 def run_video(
     source: str | int,
     predictor: Predictor,
-    thresholds,
+    thresholds: Sequence[float],
     args: argparse.Namespace,
     faults: list,
     ids: Iterator[int],
@@ -222,41 +222,38 @@ def run_video(
     if not capture.isOpened():
         faults.append(UserError(f"video {source}: cannot be opened"))
         return []
-    name = (
-        f"webcam_{source}"
-        if isinstance(source, int)
-        else os.path.splitext(os.path.basename(source))[0]
-    )
+    is_webcam = isinstance(source, int)
+    name = f"webcam_{source}" if is_webcam else os.path.splitext(os.path.basename(source))[0]
     rate = capture.get(cv2.CAP_PROP_FPS) or DEFAULT_RATE
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    writer, predictions = None, []
+    writer, predictions, num_frames = None, [], 0
     results = predictor.stream(_frames(capture))
     try:
-        for number, (frame, found) in enumerate(
-            tqdm(results, total=max(total, 0) or None, unit="frame")
-        ):
+        for frame, found in tqdm(results, total=max(total, 0) or None, unit="frame"):
+            number = next(ids)
             found = confident(found, thresholds)
             predictions += entries(
-                found, predictor.class_names, next(ids), file_name=str(source), frame=number
+                found, predictor.class_names, number, file_name=str(source), frame=num_frames
             )
+            num_frames += 1
             if args.no_pictures:
                 continue
             picture = draw_on_image(
                 np.ascontiguousarray(frame[..., ::-1]), found, predictor.class_names
             )
             if writer is None:
-                path = os.path.join(args.output, f"{name}.mp4")
+                path = os.path.join(args.output, f"{number:06d}_{name}.mp4")
                 size = picture.shape[1], picture.shape[0]
                 writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
             writer.write(np.ascontiguousarray(picture[..., ::-1]))
     except KeyboardInterrupt:
-        if not isinstance(source, int):
+        if not is_webcam:
             raise
     finally:
         capture.release()
         if writer is not None:
             writer.release()
-    if not predictions and writer is None and total == 0:
+    if num_frames == 0:
         faults.append(UserError(f"video {source}: has no frames that can be read"))
     return predictions
 
