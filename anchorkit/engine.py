@@ -24,9 +24,7 @@ from .data import (
     check_files,
     is_image_set,
     is_multi_label,
-    register_coco_format,
-    register_image_folders,
-    register_multi_label,
+    register_datasets,
 )
 from .data.image_batches import iterations_per_epoch
 from .errors import UserError
@@ -162,9 +160,7 @@ def _positive_seconds(text: str) -> float:
 
 
 def _check_data(cfg: CfgNode, *, train: bool) -> None:
-    register_coco_format(cfg)
-    register_image_folders(cfg)
-    register_multi_label()
+    register_datasets(cfg)
     if train:
         check_registered(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     check_registered(cfg.DATASETS.TEST, "DATASETS.TEST")

@@ -18,7 +18,7 @@ from torch import nn
 from . import model_zoo
 from .checkpoint import Checkpointer
 from .config import num_classes
-from .data import register_coco_format, register_image_folders, register_multi_label
+from .data import register_datasets
 from .data.image_files import describe_error
 from .data.mapper import resize_augmentations
 from .errors import UserError
@@ -47,9 +47,7 @@ class Predictor:
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module | None = None, *, batch_size: int = 1):
-        register_coco_format(cfg)
-        register_image_folders(cfg)
-        register_multi_label()
+        register_datasets(cfg)
         self.model = _load_model(cfg) if model is None else model
         self.batch_size = batch_size
         self.class_names = _class_names(cfg)

@@ -48,7 +48,7 @@ from anchorkit.checkpoint import read_checkpoint, write_weights
 from anchorkit.config import check_choice, load_config
 from anchorkit.conversion import Conversion, convert, convertible_names, format_report, halve
 from anchorkit.conversion.report import assignment, same
-from anchorkit.data import register_coco_format, register_image_folders, register_multi_label
+from anchorkit.data import register_datasets
 from anchorkit.errors import UserError, exit_status, quoted
 
 
@@ -102,9 +102,7 @@ def load_target(path: str, overrides: Sequence[str]) -> CfgNode:
         ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
     ):
         check_choice(key, name, [known for known, _ in registry])
-    register_coco_format(cfg)
-    register_image_folders(cfg)
-    register_multi_label()
+    register_datasets(cfg)
     return cfg
 
 

@@ -40,12 +40,12 @@ from tqdm import tqdm
 
 from anchorkit.config import load_config
 from anchorkit.data import load_dataset
+from anchorkit.data.image_folder import ENDINGS
 from anchorkit.errors import UserError, exit_status
 from anchorkit.evaluation.score_thresholds import best_f1_thresholds
 from anchorkit.predictor import Predictor, confident
 from anchorkit.visualization import draw_on_image
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 # Frames a second of a video or webcam that does not tell its own.
 DEFAULT_RATE = 25.0
@@ -125,9 +125,9 @@ def find_sources(inputs: Sequence[str]) -> tuple[list[str], list[str | int]]:
         elif text.isdigit() and not os.path.exists(text):
             videos.append(int(text))
         elif os.path.isdir(text):
-            found = [n for n in sorted(os.listdir(text)) if n.lower().endswith(IMAGES)]
+            found = [n for n in sorted(os.listdir(text)) if n.lower().endswith(ENDINGS)]
             if not found:
-                raise UserError(f"--input {text}: the folder has no images ({', '.join(IMAGES)})")
+                raise UserError(f"--input {text}: the folder has no images ({', '.join(ENDINGS)})")
             images += [os.path.join(text, name) for name in found]
         else:
             found = [text] if os.path.exists(text) else sorted(glob.glob(text, recursive=True))

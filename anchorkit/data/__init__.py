@@ -18,6 +18,7 @@ from .image_set import (
 )
 from .loader import build_test_loader, build_train_loader
 from .multi_label import register_multi_label
+from .registration import register_datasets
 
 __all__ = [
     "ImageBatch",
@@ -39,6 +40,7 @@ __all__ = [
     "read_digits",
     "read_mnist",
     "register_coco_format",
+    "register_datasets",
     "register_image_folders",
     "register_image_set",
     "register_multi_label",
