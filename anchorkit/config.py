@@ -1,6 +1,7 @@
 """Load a config file, and read from it what several parts of anchorkit ask for."""
 
 import difflib
+import importlib
 import os
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ __all__ = [
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """Load a YAML config with its ``_BASE_`` files, then apply ``KEY VALUE`` pairs.
+    """Load a YAML config with its ``_BASE_`` files, apply ``KEY VALUE`` pairs, import ``IMPORTS``.
 
     Example:
         >>> cfg = load_config("configs/quick/semi_anchored_retinanet_digit_scenes.yaml",
@@ -36,13 +37,16 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> CfgNode:
 
     Raises:
         UserError: a missing file, an unknown key (with the nearest known one), a value of the wrong
-            type, YAML that is not plain data, or an odd number of overrides.
+            type, YAML that is not plain data, an odd number of overrides, or a module in
+            ``IMPORTS`` that is not found. What such a module raises itself is raised as it is.
     """
     cfg = get_cfg()
     add_anchorkit_config(cfg)
     if path:
         _merge_file(cfg, path)
     _merge_overrides(cfg, list(overrides))
+    for name in cfg.IMPORTS:
+        _import(name)
     return cfg
 
 
@@ -137,6 +141,21 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
         except (ValueError, AssertionError) as error:
             wanted = type(known[key]).__name__
             raise UserError(f"config key {key}: expected {wanted}, got {value!r}") from error
+
+
+def _import(name: str) -> None:
+    """Import one of the user's own modules, which registers what it has."""
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"IMPORTS: expected names of Python modules, such as 'mine'; got {name!r}")
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # something that the module itself imports
+        raise UserError(
+            f"IMPORTS: no module {error.name!r} on Python's path; name its folder: "
+            "PYTHONPATH=FOLDER python tools/..."
+        ) from error
 
 
 def _check_keys(loaded: CfgNode, known: CfgNode, path: str, prefix: str = "") -> None:

@@ -1,5 +1,7 @@
 """Loading configs: what is accepted, and the one line that a mistake gets."""
 
+import sys
+
 import pytest
 
 from anchorkit.config import load_config, num_classes
@@ -50,6 +52,21 @@ def test_a_mistake_in_a_file_is_one_line_that_names_it(tmp_path, text, message):
 def test_a_mistake_on_the_command_line_is_one_line(overrides, message):
     with pytest.raises(UserError, match=message):
         load_config("", overrides)
+
+
+def test_modules_of_the_users_own_are_imported(tmp_path, monkeypatch):
+    write(tmp_path / "parts_of_mine.py", "LOADED = True\n")
+    config = write(tmp_path / "mine.yaml", 'IMPORTS: ["parts_of_mine"]\n')
+    with pytest.raises(UserError, match="no module 'parts_of_mine' on Python's path"):
+        load_config(config)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_config(config).IMPORTS == ["parts_of_mine"]
+    assert sys.modules.pop("parts_of_mine").LOADED
+    write(tmp_path / "faulty_parts.py", "import no_such_library\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        load_config("", ["IMPORTS", "['faulty_parts']"])
+    with pytest.raises(UserError, match=r"names of Python modules.*\.\./mine"):
+        load_config("", ["IMPORTS", "['../mine']"])
 
 
 def test_a_missing_file_names_the_nearest_one_in_its_folder(tmp_path):

@@ -10,7 +10,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ...assigners import DSLAAssigner, PointAssigner
+from ...assigners import Assigner, DSLAAssigner
 from ...config import check_choice, num_classes
 from ...geometry import grid_points, ltrb_distances
 from ...layers import flatten_levels
@@ -50,7 +50,7 @@ class PointDetector(DenseDetector):
         pixel_std: Sequence[float],
         strides: Sequence[float],
         num_classes: int,
-        assigner: PointAssigner,
+        assigner: Assigner,
         box_code: DistanceCode,
         loss_terms: Callable,
         point_offset: float = 0.5,

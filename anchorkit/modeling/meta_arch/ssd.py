@@ -11,7 +11,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...assigners import SSDAssigner
+from ...assigners import Assigner, SSDAssigner
 from ...config import num_classes
 from ...layers import flatten_levels
 from ...losses import mined_cross_entropy
@@ -48,7 +48,7 @@ class SSD(DenseDetector):
         head_in_features: Sequence[str],
         anchor_generator: nn.Module,
         box2box_transform: Box2BoxTransform,
-        assigner: SSDAssigner,
+        assigner: Assigner,
         num_classes: int,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
