@@ -12,14 +12,15 @@ from detectron2.structures import Boxes, pairwise_iou
 
 from anchorkit.config import load_config
 from anchorkit.data.digit_scenes import write_digit_scenes
+from tests.pages import ROOT, shown_files
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
-    page for folder in (".", "datasets", "projects/*", "packaging/*") for page in
+    page for folder in (".", "docs", "datasets", "projects/*", "packaging/*") for page in
     ROOT.glob(f"{folder}/*.md")
 )  # fmt: skip
 FIXED_PAGES = {"README.md", "INSTALL.md", "MODEL_ZOO.md", "CONTRIBUTING.md", "CHANGELOG.md"}
-ROOMS = ("anchorkit/", "configs/", "projects/", "tools/", "datasets/", "tests/", "packaging/")
+ROOMS = ("anchorkit/", "configs/", "projects/", "tools/", "datasets/", "tests/", "packaging/",
+         "docs/")  # fmt: skip
 METHODS = sorted(ROOT.glob("projects/*/METHOD.md"))
 
 
@@ -36,7 +37,10 @@ def test_the_pages_that_users_look_for_are_there():
     assert {page_id(page) for page in PAGES} >= FIXED_PAGES
     for project in ROOT.glob("projects/*"):
         assert {"README.md", "METHOD.md"} <= {page.name for page in project.glob("*.md")}
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 120
+    for guide in ROOT.glob("docs/*.md"):
+        assert f"({page_id(guide)})" in readme
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -60,11 +64,11 @@ def test_paths_in_backticks_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_commands_name_tools_configs_and_targets_that_exist(page):
-    text = page.read_text()
+    text, shown = page.read_text(), shown_files(page)
     for tool in re.findall(r"python ([\w./-]+\.py)", text):
-        assert (ROOT / tool).exists(), f"{page_id(page)} runs {tool}"
+        assert tool in shown or (ROOT / tool).exists(), f"{page_id(page)} runs {tool}"
     for config in re.findall(r"--config-file ([\w/.-]+\.yaml)", text):
-        assert (ROOT / config).exists(), f"{page_id(page)} uses {config}"
+        assert config in shown or (ROOT / config).exists(), f"{page_id(page)} uses {config}"
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for target in re.findall(r"(?:^|`)make (?:-\w+ )*([a-z]+)", text, re.MULTILINE):
         assert target in targets, f"{page_id(page)} calls make {target}"
@@ -99,6 +103,28 @@ def test_config_keys_exist(page):
             for part in key.split("."):
                 assert isinstance(node, CfgNode) and part in node, f"{page_id(page)}: no {key}"
                 node = node[part]
+
+
+def test_every_name_of_another_library_has_one_of_ours_beside_it():
+    cfg = load_config("")
+    page = (ROOT / "docs" / "coming_from_mmdetection.md").read_text()
+    rows = re.findall(r"^\| (?!theirs|---)(.+?) \| (.*?) \| ?(.*?) ?\|$", page, re.MULTILINE)
+    assert len(rows) > 80
+    for theirs, ours, remark in rows:
+        if ours == "—":
+            assert remark, f"{theirs}: say why there is none"
+            continue
+        names = re.findall(r"`(.+?)`", ours)
+        assert names and "`" in theirs, theirs
+        for name in names:
+            if name.startswith("configs/"):
+                load_config(str(ROOT / name))
+                continue
+            for detector in ("FCOS", "FOVEABOX", "RETINANET", "SEMI_ANCHORED", "SSD"):
+                node = cfg
+                for part in name.replace("<D>", detector).split("."):
+                    assert part in node, f"{theirs}: no key {name}"
+                    node = node[part]
 
 
 @pytest.mark.parametrize("page", METHODS, ids=page_id)
