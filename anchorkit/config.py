@@ -22,7 +22,10 @@ __all__ = [
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """Load a YAML config with its ``_BASE_`` files, apply ``KEY VALUE`` pairs, import ``IMPORTS``.
+    """Load a YAML config with its ``_BASE_`` files, then apply ``KEY VALUE`` pairs.
+
+    The modules that the environment variable ``ANCHORKIT_IMPORTS`` names, with commas between them,
+    are imported: they register parts of the user's own. A config itself never makes code run.
 
     Example:
         >>> cfg = load_config("configs/quick/semi_anchored_retinanet_digit_scenes.yaml",
@@ -38,15 +41,15 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> CfgNode:
     Raises:
         UserError: a missing file, an unknown key (with the nearest known one), a value of the wrong
             type, YAML that is not plain data, an odd number of overrides, or a module in
-            ``IMPORTS`` that is not found. What such a module raises itself is raised as it is.
+            ``ANCHORKIT_IMPORTS`` that is not found. What it raises itself is raised as it is.
     """
     cfg = get_cfg()
     add_anchorkit_config(cfg)
     if path:
         _merge_file(cfg, path)
     _merge_overrides(cfg, list(overrides))
-    for name in cfg.IMPORTS:
-        _import(name)
+    for name in filter(None, os.environ.get("ANCHORKIT_IMPORTS", "").split(",")):
+        _import(name.strip())
     return cfg
 
 
@@ -145,15 +148,17 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
 
 def _import(name: str) -> None:
     """Import one of the user's own modules, which registers what it has."""
-    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-        raise UserError(f"IMPORTS: expected names of Python modules, such as 'mine'; got {name!r}")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(
+            f"ANCHORKIT_IMPORTS: expected names of Python modules, such as 'mine'; got {name!r}"
+        )
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # something that the module itself imports
         raise UserError(
-            f"IMPORTS: no module {error.name!r} on Python's path; name its folder: "
+            f"ANCHORKIT_IMPORTS: no module {error.name!r} on Python's path; name its folder: "
             "PYTHONPATH=FOLDER python tools/..."
         ) from error
 

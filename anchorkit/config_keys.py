@@ -9,9 +9,6 @@ def add_anchorkit_config(cfg: CfgNode) -> None:
     Args:
         cfg: a config from :func:`detectron2.config.get_cfg`; changed in place.
     """
-    # Python modules with parts of the user's own, such as a detector with another label rule, by
-    # their names on Python's path. They are imported, and thus run, when the config is loaded.
-    cfg.IMPORTS = []
     _add_data_keys(cfg)
     _add_solver_keys(cfg)
     _add_backbone_keys(cfg)

@@ -56,17 +56,19 @@ def test_a_mistake_on_the_command_line_is_one_line(overrides, message):
 
 def test_modules_of_the_users_own_are_imported(tmp_path, monkeypatch):
     write(tmp_path / "parts_of_mine.py", "LOADED = True\n")
-    config = write(tmp_path / "mine.yaml", 'IMPORTS: ["parts_of_mine"]\n')
+    monkeypatch.setenv("ANCHORKIT_IMPORTS", "parts_of_mine")
     with pytest.raises(UserError, match="no module 'parts_of_mine' on Python's path"):
-        load_config(config)
+        load_config("")
     monkeypatch.syspath_prepend(tmp_path)
-    assert load_config(config).IMPORTS == ["parts_of_mine"]
+    load_config("")
     assert sys.modules.pop("parts_of_mine").LOADED
     write(tmp_path / "faulty_parts.py", "import no_such_library\n")
+    monkeypatch.setenv("ANCHORKIT_IMPORTS", "json, faulty_parts")
     with pytest.raises(ModuleNotFoundError, match="no_such_library"):
-        load_config("", ["IMPORTS", "['faulty_parts']"])
+        load_config("")
+    monkeypatch.setenv("ANCHORKIT_IMPORTS", "../mine")
     with pytest.raises(UserError, match=r"names of Python modules.*\.\./mine"):
-        load_config("", ["IMPORTS", "['../mine']"])
+        load_config("")
 
 
 def test_a_missing_file_names_the_nearest_one_in_its_folder(tmp_path):
