@@ -80,6 +80,12 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.TEST.NUM_PICTURES = 8
     # Report how well scores tell the localisation of boxes, with a plot; takes two passes.
     cfg.TEST.SCORE_QUALITY = False
+    # Each evaluation also computes the training losses on DATASETS.TEST: "validation/loss" and its
+    # parts, in batches of training's size, without augmentation. The training stays the same.
+    cfg.TEST.VALIDATION_LOSS = False
+    # detectron2's TEST.AUG.ENABLED: dense detectors are evaluated a second time, after training and
+    # by --eval-only, on images of MIN_SIZES (the shorter side, from the file; MAX_SIZE bounds the
+    # longer one) and mirrored (FLIP). All boxes meet in one suppression; results end in "_TTA".
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
@@ -104,8 +110,18 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # Write the training metrics (and synchronise the GPU) every so many iterations.
     cfg.SOLVER.METRIC_PERIOD = 20
-    # Metric that decides which checkpoint is kept as model_best.pth. "": none is kept.
+    # Metric that decides which checkpoint is kept as model_best.pth. "": none is kept. Any name in
+    # metrics.json that an evaluation makes, with several test sets "<data set>/bbox/AP".
     cfg.SOLVER.BEST_METRIC = "bbox/AP"
+    # Its best value is the "max" or the "min"; "auto": min for losses and errors, by the name.
+    cfg.SOLVER.BEST_METRIC_MODE = "auto"
+    # Training ends after PATIENCE evaluations in a row in which BEST_METRIC was not better than
+    # before by more than MIN_DELTA. 0: it does not.
+    cfg.SOLVER.EARLY_STOP = CfgNode({"PATIENCE": 0, "MIN_DELTA": 0.0})
+    # Images a step (IMS_PER_BATCH x ACCUMULATION_STEPS) that BASE_LR is for: with another number it
+    # is multiplied by their ratio. Warm-up and schedule keep their iterations. 0: BASE_LR stays.
+    # REFERENCE_WORLD_SIZE, detectron2's, scales the outcome with the batch and the iterations.
+    cfg.SOLVER.REFERENCE_BATCH = 0
     # Exponential moving average of the weights. It is evaluated in place of the raw weights, and
     # saved beside them in each checkpoint. The decay of update k is min(DECAY, (1 + k) / (10 + k)).
     cfg.SOLVER.EMA = CfgNode({"ENABLED": False, "DECAY": 0.9998})

@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 
 from . import modeling  # noqa: F401  registers the meta-architectures
 from .checkpoint import Checkpointer
+from .closing import closing_note
 from .config import check_choice, check_registered, load_config
 from .data import (
     check_classes,
@@ -28,12 +29,12 @@ from .data import (
 )
 from .data.image_batches import iterations_per_epoch
 from .errors import UserError
-from .evaluation import evaluate
+from .evaluation import check_test_augmentation, evaluate
 from .launch import launch
 from .modeling.meta_arch import ImageClassifier
 from .modeling.meta_arch.classifier import MULTI_LABEL_METHODS, SINGLE_LABEL_METHODS
-from .solver import check_schedule
-from .trainer import Trainer, closing_note, verify
+from .solver import check_best_metric, check_schedule, scale_learning_rate
+from .trainer import Trainer, verify
 
 __all__ = ["Trainer", "argument_parser", "launch", "main", "setup"]
 
@@ -81,8 +82,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     comm.synchronize()
     if not is_first:
         _check_data(cfg, train=not args.eval_only)
+    scaling = ""
     if not args.eval_only:
         resolve_epochs(cfg)
+        scaling = scale_learning_rate(cfg)
     wanted_device = cfg.MODEL.DEVICE
     if wanted_device.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -95,6 +98,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: cannot be written: {error}") from error
     if cfg.MODEL.DEVICE != wanted_device:
         logger.warning("MODEL.DEVICE is %s, but there is no CUDA device: using cpu", wanted_device)
+    if scaling:
+        logger.info("%s", scaling)
     if cfg.SEED >= 0:
         _make_deterministic()
     if cfg.MODEL.DEVICE == "cpu":
@@ -125,7 +130,7 @@ def _evaluate_only(cfg: CfgNode, args: argparse.Namespace) -> dict:
     if args.resume and checkpointer.has_checkpoint():
         path = checkpointer.get_checkpoint_file()
     checkpointer.load_weights(path, use_average=cfg.SOLVER.EMA.ENABLED)
-    results = evaluate(cfg, model, num_pictures=cfg.TEST.NUM_PICTURES)
+    results = evaluate(cfg, model, num_pictures=cfg.TEST.NUM_PICTURES, with_augmentation=True)
     if comm.is_main_process():
         logger.info(closing_note(cfg, path))
         verify(cfg, results)
@@ -241,6 +246,7 @@ def _check_model(cfg: CfgNode) -> None:
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
             raise UserError(f"{key}: there is no {name!r}; {hint}")
+    check_test_augmentation(cfg)
 
 
 def _check_solver(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -261,6 +267,7 @@ def _check_solver(cfg: CfgNode, args: argparse.Namespace) -> None:
         if value < 1:
             raise UserError(f"SOLVER.{key} is {value}; it must be at least 1")
     check_schedule(cfg)
+    check_best_metric(cfg)
     if not 0.0 <= solver.EMA.DECAY < 1.0:
         raise UserError(f"SOLVER.EMA.DECAY is {solver.EMA.DECAY}; it must be in [0, 1)")
     if solver.IMS_PER_BATCH % comm.get_world_size():

@@ -17,6 +17,7 @@ from detectron2.utils.events import EventWriter, get_event_storage
 from torch import nn
 
 from .checkpoint import Checkpointer, read_checkpoint
+from .early_stopping import EarlyStopping, is_better
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +110,9 @@ class Evaluation(HookBase):
     Args:
         period: iterations between evaluations; 0 means only at the end.
         evaluate: returns nested results on the main process and {} on the others.
-        checkpointer: writes ``model_best.pth``.
-        best_metric: flattened name of the metric, larger is better; "" keeps none.
+        checkpointer: writes ``model_best.pth``, and ``model_final.pth`` of a run that ends early.
+        best_metric: flattened name of the metric; "" keeps none.
+        early_stopping: is told of its values, and says which ones are better.
     """
 
     FILE = "model_best"
@@ -121,48 +123,72 @@ class Evaluation(HookBase):
         evaluate: Callable[[], dict],
         checkpointer: Checkpointer,
         best_metric: str,
+        early_stopping: EarlyStopping | None = None,
     ):
         self.period = period
         self.evaluate = evaluate
         self.checkpointer = checkpointer
         self.best_metric = best_metric
+        self.early_stopping = early_stopping or EarlyStopping(best_metric, patience=0)
         self.best = None
 
     def before_train(self):
         path = os.path.join(self.checkpointer.save_dir, f"{self.FILE}.pth")
-        is_resumed = self.trainer.start_iter > 0
-        if is_resumed and self.best_metric and comm.is_main_process() and os.path.isfile(path):
+        done = self.trainer.start_iter
+        if done > 0 and self.best_metric and comm.is_main_process() and os.path.isfile(path):
             best = read_checkpoint(path).get("best", {})
             if best.get("metric") == self.best_metric:
                 self.best = best["value"]
-                logger.info("best %s so far: %.3f", self.best_metric, self.best)
+                logger.info("best %s so far: %.4g", self.best_metric, self.best)
+        # A checkpoint is written before the evaluation at the same iteration.
+        stopping = self.early_stopping
+        if stopping.patience and self._is_due(done) and stopping.num_seen < done:
+            logger.info("evaluating the checkpoint: early stopping has not seen its result")
+            self.trainer.storage.iter = done - 1
+            self._evaluate(done)
+            self.trainer.storage.iter = done
 
     def after_step(self):
         done = self.trainer.iter + 1
-        if done != self.trainer.max_iter and not (self.period > 0 and done % self.period == 0):
-            return
+        if done == self.trainer.max_iter or self._is_due(done):
+            self._evaluate(done)
+
+    def _is_due(self, done: int) -> bool:
+        return done > 0 and self.period > 0 and done % self.period == 0
+
+    def _evaluate(self, done: int) -> None:
         results = flatten_results_dict(self.evaluate() or {})
         if results:
             # Not-a-number (no object of that size, no detections) is not valid JSON.
             finite = {name: value for name, value in results.items() if math.isfinite(value)}
             self.trainer.storage.put_scalars(**finite, smoothing_hint=False)
-            if self.best_metric:
-                self._keep_best(results)
+        value = results.get(self.best_metric)
+        if results and self.best_metric:
+            self._keep_best(value, results, done)
         comm.synchronize()
+        # What the main process knows, so that all stop or none.
+        self.early_stopping.update(comm.all_gather(value)[0], done)
+        if self.early_stopping.is_over and done < self.trainer.max_iter:
+            logger.info("%s", self.early_stopping.reason(done, self.trainer.max_iter))
+            self.checkpointer.save("model_final", iteration=done - 1)
 
-    def _keep_best(self, results: dict) -> None:
-        if self.best_metric not in results:
+    def _keep_best(self, value: float | None, results: dict, done: int) -> None:
+        if value is None:
+            consequence = "no best checkpoint is kept"
+            if self.early_stopping.patience:
+                consequence += ", and early stopping does nothing"
             logger.warning(
-                "SOLVER.BEST_METRIC %r is not among the results, no best checkpoint is kept; "
-                "known are: %s", self.best_metric, ", ".join(results)
-            )
+                "SOLVER.BEST_METRIC %r is not among the results, %s; known are: %s",
+                self.best_metric, consequence, ", ".join(results),
+            )  # fmt: skip
             return
-        value = float(results[self.best_metric])
-        if not math.isfinite(value) or (self.best is not None and value <= self.best):
+        value = float(value)
+        lower = self.early_stopping.lower_is_better
+        if not math.isfinite(value) or not is_better(value, self.best, lower):
             return
         self.best = value
-        best = {"metric": self.best_metric, "value": value, "iteration": self.trainer.iter}
-        self.checkpointer.save(self.FILE, tag=False, best=best, iteration=self.trainer.iter)
+        best = {"metric": self.best_metric, "value": value, "iteration": done - 1}
+        self.checkpointer.save(self.FILE, tag=False, best=best, iteration=done - 1)
 
 
 class Stopping(HookBase):
@@ -226,7 +252,7 @@ class LogLine(EventWriter):
         self._last_written = measured_at
         latest = {name: value for name, (value, _) in storage.latest().items()}
         parts = [f"iter: {storage.iter + 1}/{self.max_iter}"]
-        parts += [f"{name}: {latest[name]:.4g}" for name in histories if "loss" in name]
+        parts += [f"{name}: {latest[name]:.4g}" for name in histories if _is_training_loss(name)]
         if "time" in histories:
             seconds = histories["time"].median(1000) * (self.max_iter - storage.iter - 1)
             storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
@@ -239,3 +265,8 @@ class LogLine(EventWriter):
         if torch.cuda.is_available():
             parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
         logger.info("  ".join(parts))
+
+
+def _is_training_loss(name: str) -> bool:
+    """Names with "/" are an evaluation's."""
+    return "loss" in name and "/" not in name

@@ -1,5 +1,6 @@
 """The optimizers and learning-rate schedules that a config can name."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +14,8 @@ from .errors import UserError
 
 ADAM_KINDS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 OPTIMIZERS = ("SGD", *ADAM_KINDS)
+# Parts of the names of metrics whose best value is the smallest one.
+LOWER_IS_BETTER = ("loss", "error", "iou_lost", "wrong_survivors", "label_step")
 SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "SGDR", "OneCycleLR")
 
 
@@ -88,6 +91,66 @@ def check_schedule(cfg: CfgNode) -> None:
             "SOLVER.SGDR.EPOCHS and SOLVER.SGDR.ITERS are 0; SOLVER.LR_SCHEDULER_NAME 'SGDR' needs "
             "the length of its first cycle"
         )
+
+
+def check_best_metric(cfg: CfgNode) -> None:
+    """Raise a :class:`UserError` for a best metric or an early stop that cannot be."""
+    solver, stop = cfg.SOLVER, cfg.SOLVER.EARLY_STOP
+    check_choice("SOLVER.BEST_METRIC_MODE", solver.BEST_METRIC_MODE, ("auto", "max", "min"))
+    for key, value in stop.items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"SOLVER.EARLY_STOP.{key} is {value}; it must be 0 or more")
+    if "validation/loss" in solver.BEST_METRIC and not cfg.TEST.VALIDATION_LOSS:
+        raise UserError(
+            f"SOLVER.BEST_METRIC {solver.BEST_METRIC!r} is not computed; set TEST.VALIDATION_LOSS "
+            "True"
+        )
+    if stop.PATIENCE == 0:
+        return
+    if not (solver.BEST_METRIC and cfg.DATASETS.TEST):
+        raise UserError(
+            "SOLVER.EARLY_STOP needs SOLVER.BEST_METRIC, and DATASETS.TEST to compute it on; one "
+            "of them is empty: fill it, or set SOLVER.EARLY_STOP.PATIENCE 0"
+        )
+    if cfg.TEST.EVAL_PERIOD <= 0 and cfg.TEST.EVAL_EPOCHS <= 0:
+        raise UserError(
+            f"SOLVER.EARLY_STOP.PATIENCE is {stop.PATIENCE} evaluations, but TEST.EVAL_PERIOD is 0:"
+            " nothing is evaluated before the end; set it, or SOLVER.EARLY_STOP.PATIENCE 0"
+        )
+
+
+def is_lower_better(cfg: CfgNode) -> bool:
+    """Whether the best value of ``SOLVER.BEST_METRIC`` is the smallest one."""
+    mode = cfg.SOLVER.BEST_METRIC_MODE
+    if mode != "auto":
+        return mode == "min"
+    # "<data set>/<task>/<metric>-<class>": the other parts are anybody's names.
+    metric = cfg.SOLVER.BEST_METRIC.rpartition("/")[2].partition("-")[0]
+    return any(word in metric for word in LOWER_IS_BETTER)
+
+
+def scale_learning_rate(cfg: CfgNode) -> str:
+    """Multiply ``SOLVER.BASE_LR``, in place, by the batch over ``SOLVER.REFERENCE_BATCH``.
+
+    The reference becomes the batch, so that a config that was written out is not scaled again.
+    Do it before ``SOLVER.REFERENCE_WORLD_SIZE`` is looked at, which scales batch and rate alike.
+
+    Returns:
+        One line about what was done; "" where the reference is 0.
+    """
+    solver, reference = cfg.SOLVER, cfg.SOLVER.REFERENCE_BATCH
+    if reference == 0:
+        return ""
+    if reference < 0:
+        raise UserError(f"SOLVER.REFERENCE_BATCH is {reference}; it must be 0 (off) or more")
+    batch = solver.IMS_PER_BATCH * solver.ACCUMULATION_STEPS
+    before = solver.BASE_LR
+    solver.BASE_LR = before * batch / reference
+    solver.REFERENCE_BATCH = batch
+    return (
+        f"SOLVER.BASE_LR {before:g} is for {reference} images a step (SOLVER.REFERENCE_BATCH); for "
+        f"{batch} it is {solver.BASE_LR:g}; the iterations of warm-up and schedule stay"
+    )
 
 
 def load_schedule(scheduler: LRScheduler, state: Mapping) -> None:

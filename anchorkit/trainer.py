@@ -18,11 +18,13 @@ from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from fvcore.nn.precise_bn import get_bn_modules
 
 from .checkpoint import Checkpointer
+from .closing import closing_note, stopping_note
 from .data import build_test_loader, build_train_loader
 from .data.image_batches import iterations_per_epoch
+from .early_stopping import EarlyStopping
 from .evaluation import build_evaluator, evaluate
 from .hooks import Evaluation, LogLine, PhaseSwitch, Stopping, WeightAverage
-from .solver import build_lr_scheduler, build_optimizer, load_schedule
+from .solver import build_lr_scheduler, build_optimizer, is_lower_better, load_schedule
 from .training_step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,15 @@ class Trainer(DefaultTrainer):
         if self.cfg.SOLVER.EMA.ENABLED:
             self.average = WeightAverage(model, self.cfg.SOLVER.EMA.DECAY)
             self.checkpointer.add_checkpointable("ema", self.average)
+        solver = self.cfg.SOLVER
+        self._early_stopping = EarlyStopping(
+            solver.BEST_METRIC,
+            solver.EARLY_STOP.PATIENCE,
+            min_delta=solver.EARLY_STOP.MIN_DELTA,
+            lower_is_better=is_lower_better(self.cfg),
+        )
+        if self._early_stopping.patience:
+            self.checkpointer.add_checkpointable("early_stopping", self._early_stopping)
         self.start_iter = 0
         self.max_iter = self.cfg.SOLVER.MAX_ITER
         self.results = {}
@@ -108,7 +119,11 @@ class Trainer(DefaultTrainer):
         # After the checkpoint, so that a failing evaluation loses nothing.
         chain.append(
             Evaluation(
-                cfg.TEST.EVAL_PERIOD, self.evaluate, self.checkpointer, cfg.SOLVER.BEST_METRIC
+                cfg.TEST.EVAL_PERIOD,
+                self.evaluate,
+                self.checkpointer,
+                cfg.SOLVER.BEST_METRIC,
+                self._early_stopping,
             )
         )
         chain.append(self._stopping)
@@ -168,7 +183,7 @@ class Trainer(DefaultTrainer):
         Raises:
             FloatingPointError: a loss was not finite.
         """
-        if self.start_iter >= self.max_iter:
+        if self.start_iter >= self.max_iter or self._early_stopping.is_over:
             logger.info(
                 "training is finished: %d of SOLVER.MAX_ITER %d iterations are done; evaluating",
                 self.start_iter,
@@ -177,9 +192,11 @@ class Trainer(DefaultTrainer):
             self.evaluate()
         else:
             self._run_iterations()
+            if self._early_stopping.is_over and self.iter + 1 < self.max_iter:
+                self.evaluate()
         if comm.is_main_process():
             if self.stop_reason:
-                logger.info(_stopping_note(self.cfg, self.iter + 1, self.stop_reason))
+                logger.info(stopping_note(self.cfg, self.iter + 1, self.stop_reason))
             else:
                 final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
                 logger.info(closing_note(self.cfg, final))
@@ -187,18 +204,21 @@ class Trainer(DefaultTrainer):
         return self.results
 
     def evaluate(self) -> dict:
-        """Evaluate the weights, averaged ones if they are kept; the last time with pictures.
+        """Evaluate the weights, averaged ones if they are kept.
+
+        The last time there are pictures, and figures with ``TEST.AUG``.
 
         Returns:
             ``{task: {metric: value}}``, for several data sets ``{data set: {task: ...}}``.
         """
-        is_last = self.iter + 1 >= self.max_iter
+        is_last = self.iter + 1 >= self.max_iter or self._early_stopping.is_over
         averaged = self.average.applied() if self.average else contextlib.nullcontext()
         with averaged:
             self.results = evaluate(
                 self.cfg,
                 self.checkpointer.model,
                 num_pictures=self.cfg.TEST.NUM_PICTURES if is_last else 0,
+                with_augmentation=is_last,
             )
         return _of_single_dataset(self.results)
 
@@ -233,6 +253,8 @@ class Trainer(DefaultTrainer):
             try:
                 self.before_train()
                 for iteration in range(self.start_iter, self.max_iter):
+                    if self._early_stopping.is_over:
+                        break
                     self.iter = iteration
                     self.before_step()
                     self.run_step()
@@ -255,28 +277,6 @@ def verify(cfg: CfgNode, results: dict) -> None:
     """End the program with status 1 if ``TEST.EXPECTED_RESULTS`` are given and not reached."""
     if len(cfg.TEST.EXPECTED_RESULTS) and results:
         verify_results(cfg, _of_single_dataset(results))
-
-
-def closing_note(cfg: CfgNode, model_path: str) -> str:
-    """Where everything is: one paragraph, naming only what exists."""
-    folder = cfg.OUTPUT_DIR
-    places = (
-        ("model", model_path),
-        ("best model", os.path.join(folder, "model_best.pth")),
-        ("log", os.path.join(folder, "log.txt")),
-        ("metrics", os.path.join(folder, "metrics.json")),
-        ("table", os.path.join(folder, "results.md")),
-        ("pictures", os.path.join(folder, "pictures")),
-    )
-    lines = [f"  {name:<11}{path}" for name, path in places if os.path.exists(path)]
-    return "\n".join(["Done. Here it is:", *lines])
-
-
-def _stopping_note(cfg: CfgNode, num_done: int, reason: str) -> str:
-    return (
-        f"Stopped after {num_done} of {cfg.SOLVER.MAX_ITER} iterations, because {reason}. The "
-        f"checkpoint is in {cfg.OUTPUT_DIR}; the same command with --resume goes on from it."
-    )
 
 
 def _of_single_dataset(results: dict) -> dict:

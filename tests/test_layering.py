@@ -24,10 +24,11 @@ ROWS = (
     ("modeling.meta_arch",),
     ("modeling",),
     ("data", "checkpoint", "conversion", "solver", "launch", "training_step", "analysis"),
+    ("anchor_fit", "closing", "early_stopping"),
     ("hooks", "visualization"),
     ("evaluation",),
     ("trainer",),
-    ("engine", "model_zoo", "reproduction"),
+    ("engine", "model_zoo", "reproduction", "anchor_analysis"),
     ("predictor",),
     ("tools",),
 )
@@ -36,7 +37,7 @@ ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 # Rooms that hold a run's config as a whole. Below them it is read in from_config and in builders.
 ROOMS_WITH_CFG = {
     *("config", "config_keys", "data", "solver", "evaluation", "trainer", "engine", "tools"),
-    *("analysis", "model_zoo", "predictor", "reproduction"),
+    *("analysis", "anchor_analysis", "closing", "model_zoo", "predictor", "reproduction"),
 }
 ROOMS_WITH_BUILDERS = {"modeling.anchor_generator", "modeling.backbone", "modeling.meta_arch"}
 

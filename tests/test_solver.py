@@ -6,12 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from detectron2.engine import DefaultTrainer
 from torch import nn
 
 from anchorkit.config import load_config
 from anchorkit.engine import resolve_epochs
 from anchorkit.errors import UserError
-from anchorkit.solver import build_lr_scheduler, build_optimizer, check_schedule, load_schedule
+from anchorkit.solver import (
+    build_lr_scheduler,
+    build_optimizer,
+    check_schedule,
+    load_schedule,
+    scale_learning_rate,
+)
 from tests.reference.schedules import adam, one_cycle, steps_after_epochs, warm_restarts
 
 DIGITS = str(Path(__file__).resolve().parents[1] / "configs" / "quick" / "ce_digits.yaml")
@@ -266,3 +273,31 @@ def test_a_detector_counts_no_epochs(overrides, key):
     before = cfg.clone()
     resolve_epochs(cfg)
     assert cfg == before
+
+
+BATCH = ("SOLVER.BASE_LR", "0.01", "SOLVER.IMS_PER_BATCH", "8", "SOLVER.ACCUMULATION_STEPS", "4",
+         "SOLVER.WARMUP_ITERS", "7")  # fmt: skip
+
+
+def test_the_rate_is_scaled_to_the_images_of_a_step_once():
+    cfg = load_config("", [*BATCH, "SOLVER.REFERENCE_BATCH", "16"])
+    assert "0.01 is for 16 images a step" in scale_learning_rate(cfg)
+    assert cfg.SOLVER.BASE_LR == pytest.approx(0.02) and cfg.SOLVER.WARMUP_ITERS == 7
+    scale_learning_rate(cfg)
+    assert cfg.SOLVER.BASE_LR == pytest.approx(0.02), "a config that was written out stays"
+
+
+def test_the_rate_stays_without_a_reference():
+    cfg = load_config("", BATCH)
+    assert scale_learning_rate(cfg) == "" and cfg.SOLVER.BASE_LR == 0.01
+    with pytest.raises(UserError, match="SOLVER.REFERENCE_BATCH is -1"):
+        scale_learning_rate(load_config("", ["SOLVER.REFERENCE_BATCH", "-1"]))
+
+
+def test_the_reference_world_size_scales_what_comes_out_with_its_batch():
+    options = ["SOLVER.REFERENCE_BATCH", "16", "SOLVER.REFERENCE_WORLD_SIZE", "4"]
+    cfg = load_config("", [*BATCH, *options])
+    scale_learning_rate(cfg)
+    scaled = DefaultTrainer.auto_scale_workers(cfg, 2)
+    images = scaled.SOLVER.IMS_PER_BATCH * scaled.SOLVER.ACCUMULATION_STEPS
+    assert images == 16 and scaled.SOLVER.BASE_LR == pytest.approx(0.01)

@@ -3,7 +3,7 @@
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | TrainI
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the "
             f"{world_size} processes that share a batch"
         )
-    dicts = _load_train_dicts(cfg)
+    dicts = load_train_dicts(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     is_wide = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
@@ -72,8 +72,13 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | TrainI
         is_wide=is_wide,
         num_skipped=start_iter * cfg.SOLVER.ACCUMULATION_STEPS,
     )
+    return image_loader(cfg, TrainImages(dicts, build_mapper(cfg, is_train=True), seed), batches)
+
+
+def image_loader(cfg: CfgNode, images: "TrainImages", batches: Iterable) -> DataLoader:
+    """Loader of lists of training images, for batches of (position, index)."""
     return DataLoader(
-        TrainImages(dicts, build_mapper(cfg, is_train=True), seed),
+        images,
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
@@ -82,11 +87,18 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | TrainI
     )
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader | TestImageBatches:
+def build_test_loader(
+    cfg: CfgNode, dataset_name: str, mapper: Callable | None = None
+) -> DataLoader | TestImageBatches:
     """Loader of all images of a data set in order, each process with its share.
 
     A broken image is named in the log and left out: an evaluator counts it as an image without
     detections.
+
+    Args:
+        cfg: the config.
+        dataset_name: a registered set.
+        mapper: of a detection set's records, in place of the one that resizes.
 
     Raises:
         UserError: the data set cannot be loaded.
@@ -95,7 +107,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader | TestImage
         return build_test_image_batches(cfg, dataset_name)
     dicts, _ = load_dataset(dataset_name)
     return _NonEmptyBatches(
-        TestImages(dicts, build_mapper(cfg, is_train=False)),
+        TestImages(dicts, mapper or build_mapper(cfg, is_train=False)),
         batch_sampler=BatchSampler(
             InferenceSampler(len(dicts)), max(1, cfg.TEST.IMS_PER_BATCH), drop_last=False
         ),
@@ -258,7 +270,8 @@ class _NonEmptyBatches(DataLoader):
         return (batch for batch in super().__iter__() if batch)
 
 
-def _load_train_dicts(cfg: CfgNode) -> list[dict]:
+def load_train_dicts(cfg: CfgNode) -> list[dict]:
+    """The images of ``DATASETS.TRAIN`` that are trained on, with usable boxes only."""
     dicts = []
     for name in cfg.DATASETS.TRAIN:
         loaded, faults = load_dataset(name)

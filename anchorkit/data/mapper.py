@@ -33,7 +33,7 @@ def build_mapper(cfg: CfgNode, *, is_train: bool):
     augmentations = _with_fixed_size(cfg, arguments["augmentations"])
     if cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS:
         return DatasetMapper(**arguments | {"augmentations": augmentations})
-    return BoxMapper(augmentations, cfg.INPUT.FORMAT)
+    return _train_mapper(augmentations, cfg.INPUT.FORMAT)
 
 
 def resize_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
@@ -60,13 +60,16 @@ class BoxMapper:
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.keep = keep
-        logger.info("Augmentations used in training: %s", augmentations)
 
     def __call__(self, record: dict) -> dict:
         """``record`` with "image" (3, H, W) and "instances" in place of its annotations."""
-        record = dict(record)
         image = utils.read_image(record["file_name"], format=self.image_format)
         utils.check_image_size(record, image)
+        return self.augment(record, image)
+
+    def augment(self, record: dict, image: np.ndarray) -> dict:
+        """The same for an image (H, W, 3) that has been read."""
+        record = dict(record)
         annotations = [a for a in record.pop("annotations", []) if not a.get("iscrowd", 0)]
         classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
         augmented = T.AugInput(image, boxes=_boxes_xyxy(annotations))
@@ -80,6 +83,24 @@ class BoxMapper:
             gt_classes=classes[torch.as_tensor(is_visible)],
         )
         return record
+
+
+class BlankMapper(BoxMapper):
+    """Resizes boxes as in training and reads no pixels: its images are zeros without memory."""
+
+    def __init__(self, cfg: CfgNode):
+        resizes = [
+            one
+            for one in utils.build_augmentation(cfg, is_train=True)
+            if isinstance(one, T.ResizeShortestEdge)
+        ]
+        super().__init__(_with_fixed_size(cfg, resizes), cfg.INPUT.FORMAT)
+
+    def __call__(self, record: dict) -> dict:
+        blank = np.zeros((record["height"], record["width"], 3), dtype=np.uint8)
+        sample = self.augment(record, blank)
+        sample["image"] = torch.zeros(1, dtype=torch.uint8).expand(sample["image"].shape)
+        return sample
 
 
 def _boxes_xyxy(annotations: Sequence[dict]) -> np.ndarray:
@@ -124,7 +145,12 @@ def _build_ssd_mapper(cfg: CfgNode) -> BoxMapper:
         fill=cfg.MODEL.PIXEL_MEAN,
         flip_probability=0.5 if flip == "horizontal" else 0.0,
     )
-    return BoxMapper(augmentations, image_format, keep="center")
+    return _train_mapper(augmentations, image_format, keep="center")
+
+
+def _train_mapper(augmentations: list[T.Augmentation], image_format: str, **options) -> BoxMapper:
+    logger.info("Augmentations used in training: %s", augmentations)
+    return BoxMapper(augmentations, image_format, **options)
 
 
 def _with_fixed_size(cfg: CfgNode, augmentations: list[T.Augmentation]) -> list[T.Augmentation]:

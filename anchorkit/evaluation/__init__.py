@@ -17,20 +17,26 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..data import build_test_loader, is_image_set
+from ..data.views import build_view_mapper
 from ..errors import UserError
 from .classification import ClassificationEvaluator
 from .multi_label import MultiLabelEvaluator
 from .pictures import PictureWriter
 from .score_quality import ScoreQuality
 from .tables import write_tables
+from .tta import DetectorWithTTA, check_test_augmentation
+from .validation_loss import validation_losses
 
 __all__ = [
     "ClassificationEvaluator",
+    "DetectorWithTTA",
     "MultiLabelEvaluator",
     "PictureWriter",
     "ScoreQuality",
     "build_evaluator",
+    "check_test_augmentation",
     "evaluate",
+    "validation_losses",
     "write_tables",
 ]
 
@@ -84,13 +90,17 @@ def build_evaluator(
     )
 
 
-def evaluate(cfg: CfgNode, model: nn.Module, *, num_pictures: int = 0) -> dict[str, dict]:
+def evaluate(
+    cfg: CfgNode, model: nn.Module, *, num_pictures: int = 0, with_augmentation: bool = False
+) -> dict[str, dict]:
     """Evaluate ``model`` on every data set of ``DATASETS.TEST``; all ranks must call it.
 
     Args:
         cfg: the run's config.
         model: a detector, or a classifier for classification sets.
         num_pictures: pictures of detections to draw per data set, under ``OUTPUT_DIR/pictures``.
+        with_augmentation: a detector is evaluated a second time with ``TEST.AUG``, if that is
+            enabled; its tasks end in "_TTA".
 
     Returns:
         On the main process ``{data set: {task: {metric: value}}}``, also written to
@@ -108,11 +118,24 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, num_pictures: int = 0) -> dict[s
             evaluators.append(ScoreQuality(name, model, folder))
         loader = build_test_loader(cfg, name)
         results[name] = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
+        if with_augmentation and cfg.TEST.AUG.ENABLED:
+            results[name].update(_evaluate_with_tta(cfg, model, name))
+        if cfg.TEST.VALIDATION_LOSS:
+            losses = validation_losses(cfg, model, name)
+            results[name].update({"validation": losses} if comm.is_main_process() else {})
         if comm.is_main_process():
             print_csv_format(results[name])
     if comm.is_main_process() and results:
         write_tables(results, cfg.OUTPUT_DIR)
     return results
+
+
+def _evaluate_with_tta(cfg: CfgNode, model: nn.Module, dataset_name: str) -> dict[str, dict]:
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA", dataset_name)
+    evaluator = build_evaluator(cfg, dataset_name, folder, model=model)
+    loader = build_test_loader(cfg, dataset_name, build_view_mapper(cfg))
+    results = inference_on_dataset(DetectorWithTTA(model), loader, evaluator)
+    return {f"{task}_TTA": metrics for task, metrics in results.items()}
 
 
 def _coco_evaluator(dataset_name: str, output_folder: str) -> COCOEvaluator:

@@ -41,7 +41,9 @@ def _sections(results: dict[str, dict]):
             main = {key: value for key, value in metrics.items() if "-" not in key}
             yield f"| {task} | " + " | ".join(main) + " |"
             yield "|---" * (len(main) + 1) + "|"
-            yield f"| {name} | " + " | ".join(map(_figure, main.values())) + " |\n"
+            digits = 4 if task == "validation" else 2  # losses are small
+            cells = [_figure(value, digits) for value in main.values()]
+            yield f"| {name} | {' | '.join(cells)} |\n"
             yield from _class_table(metrics)
 
 
@@ -68,5 +70,5 @@ def _finite(value) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _figure(value: float | None) -> str:
-    return "—" if value is None else f"{value:.2f}"
+def _figure(value: float | None, digits: int = 2) -> str:
+    return "—" if value is None else f"{value:.{digits}f}"
