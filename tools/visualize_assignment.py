@@ -20,12 +20,11 @@ import anchorkit  # noqa: F401  first: it hides a warning that importing detectr
 # isort: split
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from matplotlib.figure import Figure
-from torch import nn
 
-from anchorkit.config import check_choice, load_config
-from anchorkit.data import check_classes, load_dataset, register_coco_format
+from anchorkit.anchor_analysis import build_detector
+from anchorkit.config import load_config
+from anchorkit.data import load_dataset, register_coco_format
 from anchorkit.data.image_files import read_fault
 from anchorkit.data.mapper import resize_augmentations
 from anchorkit.errors import UserError, exit_status
@@ -75,12 +74,12 @@ def main(args: argparse.Namespace) -> None:
     if args.dataset:
         cfg.DATASETS.TRAIN = (args.dataset,)
     images = select_images(cfg, args)
-    models = {_title(args.config_file): build(cfg)}
+    models = {_title(args.config_file): build_detector(cfg)}
     for path in args.beside:
         other = load_config(path, args.opts)
         other.MODEL.DEVICE = "cpu"
         other.DATASETS.TRAIN = cfg.DATASETS.TRAIN
-        models[_title(path)] = build(other)
+        models[_title(path)] = build_detector(other)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
     folder = args.output or os.path.join(cfg.OUTPUT_DIR, "assignment")
     if not args.table_only:
@@ -98,15 +97,6 @@ def main(args: argparse.Namespace) -> None:
     for title in models:
         print(f"\n{title}\n" if args.beside else "")
         print(statistics[title].table())
-
-
-def build(cfg: CfgNode) -> nn.Module:
-    """The detector of a config, if its labels can be drawn."""
-    unknown = label_levels.dispatch(object)
-    drawable = [n for n, kind in META_ARCH_REGISTRY if label_levels.dispatch(kind) is not unknown]
-    check_choice("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, drawable)
-    check_classes(cfg)
-    return build_model(cfg)
 
 
 def draw(

@@ -51,7 +51,9 @@ class SSDAnchorGenerator(nn.Module):
         self.strides = list(strides)
         self.num_cell_anchors = [2 + 2 * len(ratios) for ratios in aspect_ratios]
         for level, ratios in enumerate(aspect_ratios):
-            shapes = _cell_shapes(sizes[level], sizes[level + 1], ratios).clamp(max=largest)
+            row = (sizes[level], sizes[level + 1], ratios)
+            shapes = ssd_shapes(*(torch.tensor(part, dtype=torch.float64) for part in row))
+            shapes = shapes.float().clamp(max=largest)
             cells = torch.cat([-shapes, shapes], dim=1) / 2
             self.register_buffer(f"cells{level}", cells, persistent=False)
 
@@ -95,10 +97,15 @@ def grid_anchors(anchor_generator: nn.Module, features: Sequence[Tensor]) -> lis
     ]
 
 
-def _cell_shapes(size: float, next_size: float, ratios: Sequence[float]) -> Tensor:
-    """(K, 2) widths and heights."""
-    shapes = [(size, size), (math.sqrt(size * next_size),) * 2]
-    for ratio in ratios:
-        long, short = size * math.sqrt(ratio), size / math.sqrt(ratio)
-        shapes += [(long, short), (short, long)]
-    return torch.tensor(shapes)
+def ssd_shapes(size: Tensor, next_size: Tensor, ratios: Tensor) -> Tensor:
+    """(K, 2) widths and heights of a map's anchors, see :class:`SSDAnchorGenerator`.
+
+    Args:
+        size, next_size: scalars, pixels.
+        ratios: those above 1.
+    """
+    sides = torch.stack([size, (size * next_size).sqrt()])
+    long, short = size * ratios.sqrt(), size / ratios.sqrt()
+    widths = torch.cat([sides, torch.stack([long, short], dim=1).flatten()])
+    heights = torch.cat([sides, torch.stack([short, long], dim=1).flatten()])
+    return torch.stack([widths, heights], dim=1)

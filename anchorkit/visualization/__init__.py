@@ -6,6 +6,7 @@ from .cam_picture import draw_activation_maps
 from .comparison import draw_label_comparison
 from .confidence import draw_confidence, draw_confidences
 from .confusion import draw_confusion
+from .coverage import BoxCoverage
 from .curves import draw_curves
 from .detections import draw_detections
 from .image_grid import draw_image_grid
@@ -18,6 +19,7 @@ from .statistics import AssignmentStatistics
 __all__ = [
     "ActivationMaps",
     "AssignmentStatistics",
+    "BoxCoverage",
     "ImageLabels",
     "LevelLabels",
     "choose_classes",
