@@ -11,7 +11,9 @@ from .curves import draw_curves
 from .detections import draw_detections
 from .image_grid import draw_image_grid
 from .level_labels import ImageLabels, LevelLabels, label_levels, level_labels
+from .network_input import NetworkInput, network_inputs, normalization_table
 from .on_image import draw_on_image
+from .precision_recall import draw_precision_recall
 from .reproduction import draw_reproduction
 from .score_quality import draw_score_quality
 from .statistics import AssignmentStatistics
@@ -22,6 +24,7 @@ __all__ = [
     "BoxCoverage",
     "ImageLabels",
     "LevelLabels",
+    "NetworkInput",
     "choose_classes",
     "class_activation_maps",
     "draw_activation_maps",
@@ -34,9 +37,12 @@ __all__ = [
     "draw_image_grid",
     "draw_label_comparison",
     "draw_on_image",
+    "draw_precision_recall",
     "draw_reproduction",
     "draw_score_quality",
     "label_levels",
     "level_labels",
+    "network_inputs",
+    "normalization_table",
     "save_figure",
 ]

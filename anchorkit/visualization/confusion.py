@@ -16,14 +16,17 @@ _SCALE = Scale(
 )
 
 
-def draw_confusion(counts: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+def draw_confusion(
+    counts: np.ndarray, class_names: Sequence[str], *, title: str = ""
+) -> np.ndarray:
     """Draw a confusion matrix: rows are the truth, columns what was predicted.
 
-    A cell's colour is its share of the images of its row; rows of classes without images are grey.
+    A cell's colour is its share of its row; rows without counts are grey.
 
     Args:
         counts: (K, K) integers.
         class_names: K of them; long ones are shortened in the middle.
+        title: "" tells how many images were counted, and how many are on the diagonal.
 
     Returns:
         uint8 RGB (H, W, 3); wide enough that a label is at least 10 pixels high.
@@ -37,5 +40,5 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str]) -> np.ndarray
     texts = [[str(count) if count else "" for count in row] for row in counts.tolist()]
     total, correct = int(counts.sum()), int(counts.trace())
     share = f" ({100 * correct / total:.2f} %)" if total else ""
-    title = f"{total} images, {correct} correct{share}"
+    title = title or f"{total} images, {correct} correct{share}"
     return draw_matrices([ClassMatrix(title, shares, texts)], class_names, _SCALE)

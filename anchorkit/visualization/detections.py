@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from detectron2.data import detection_utils
 from detectron2.structures import BoxMode, Instances
+from pycocotools import mask as coco_mask
 
 from .canvas import NEUTRAL, WRONG, Page, Panel, class_color, class_name
 
@@ -32,7 +33,7 @@ class GroundTruth:
 
 
 def draw_detections(
-    dataset_dict: dict, instances: Instances, metadata, *, score_threshold: float = 0.3
+    dataset_dict: dict, instances: Instances, metadata, *, score_threshold: float | None = 0.3
 ) -> np.ndarray:
     """Draw an image twice: with its ground truth (left) and with its detections (right).
 
@@ -46,7 +47,7 @@ def draw_detections(
         instances: with ``pred_boxes``, ``scores`` and ``pred_classes``; boxes in pixels of
             ``instances.image_size``.
         metadata: of the data set; classes without a name in ``thing_classes`` are numbered.
-        score_threshold: detections with lower scores are not drawn.
+        score_threshold: detections with lower scores are not drawn; None: all are.
 
     Returns:
         uint8 RGB (H', W', 3), about 550 pixels high.
@@ -117,7 +118,8 @@ def _write_texts(page, panels, dataset_dict, threshold, is_correct, is_counted, 
         title += f"  (image {dataset_dict['image_id']})"
     page.text(_MARGIN, 7, page.shorten(title, _TITLE_SIZE, width, bold=True), _TITLE_SIZE,
               bold=True)  # fmt: skip
-    heading = f"Detections, score ≥ {threshold:g}: {int(is_counted.sum())}"
+    which = "" if threshold is None else f", score ≥ {threshold:g}"
+    heading = f"Detections{which}: {int(is_counted.sum())}"
     slot = (width - (len(panels) - 1) * _MARGIN) / len(panels)
     if truth is not None:
         counted = ~truth.is_crowd
@@ -132,12 +134,13 @@ def _write_texts(page, panels, dataset_dict, threshold, is_correct, is_counted, 
 
 
 def _confident(
-    instances: Instances, threshold: float, image_size: tuple[int, int]
+    instances: Instances, threshold: float | None, image_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes in pixels of the image, scores and classes of what is above the threshold."""
     scores = instances.scores.detach().cpu().numpy()
     order = np.argsort(-scores, kind="stable")
-    order = order[scores[order] >= threshold]
+    if threshold is not None:
+        order = order[scores[order] >= threshold]
     height, width = instances.image_size
     scale = np.array([image_size[1] / width, image_size[0] / height] * 2)
     boxes = instances.pred_boxes.tensor.detach().cpu().numpy()[order] * scale
@@ -163,6 +166,20 @@ def ground_truth(dataset_dict: dict) -> GroundTruth | None:
 def match_detections(
     boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which detections are correct (Q,), which objects are found (M,), which detections count (Q,).
+
+    Those of crowds do not count. Arguments as in :func:`match_objects`.
+    """
+    partners = match_objects(boxes, classes, truth)
+    is_correct = partners >= 0
+    is_counted = ~is_correct
+    is_counted[is_correct] = ~truth.is_crowd[partners[is_correct]]
+    is_found = np.zeros(len(truth.boxes), dtype=bool)
+    is_found[partners[is_correct & is_counted]] = True
+    return is_correct, is_found, is_counted
+
+
+def match_objects(boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> np.ndarray:
     """Match detections with objects as COCO's evaluation does at IoU 0.5.
 
     Args:
@@ -170,26 +187,24 @@ def match_detections(
         truth: of the same image.
 
     Returns:
-        Which detections are correct (Q,), which objects are found (M,), and which detections count
-            (Q,): not those of crowds.
+        (Q,) the index of the object that each detection stands for, -1 for none. Only a crowd
+        stands for several.
     """
-    is_correct = np.zeros(len(boxes), dtype=bool)
-    is_counted = np.ones(len(boxes), dtype=bool)
-    is_found = np.zeros(len(truth.boxes), dtype=bool)
-    for index in range(len(boxes)):
-        low = np.maximum(boxes[index, :2], truth.boxes[:, :2])
-        high = np.minimum(boxes[index, 2:], truth.boxes[:, 2:])
-        shared = np.prod(np.clip(high - low, 0, None), axis=1)
-        area = np.prod(np.clip(boxes[index, 2:] - boxes[index, :2], 0, None))
-        areas = np.prod(truth.boxes[:, 2:] - truth.boxes[:, :2], axis=1)
-        # A crowd stands for many objects: COCO divides by the area of the detection alone.
-        union = np.where(truth.is_crowd, area, area + areas - shared)
-        iou = shared / np.maximum(union, 1e-9)
-        partners = (truth.classes == classes[index]) & (iou >= MATCH_IOU)
-        free = partners & ~is_found & ~truth.is_crowd
+    partners = np.full(len(boxes), -1)
+    if len(boxes) == 0 or len(truth.boxes) == 0:
+        return partners
+    iou = coco_mask.iou(_xywh(boxes), _xywh(truth.boxes), truth.is_crowd.astype(np.uint8))
+    is_partner = (truth.classes == classes[:, None]) & (iou >= MATCH_IOU)
+    is_free = ~truth.is_crowd
+    for index in np.flatnonzero(is_partner.any(axis=1)):
+        free = is_partner[index] & is_free
         if free.any():
-            is_correct[index] = True
-            is_found[np.where(free, iou, -1.0).argmax()] = True
-        elif (partners & truth.is_crowd).any():
-            is_correct[index], is_counted[index] = True, False
-    return is_correct, is_found, is_counted
+            partners[index] = np.where(free, iou[index], -1.0).argmax()
+            is_free[partners[index]] = False
+        elif (in_crowd := is_partner[index] & truth.is_crowd).any():
+            partners[index] = in_crowd.argmax()
+    return partners
+
+
+def _xywh(boxes: np.ndarray) -> np.ndarray:
+    return np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).astype(np.float64)

@@ -176,6 +176,18 @@ def test_a_grid_shows_each_image_with_its_caption():
         )
 
 
+def test_boxes_are_drawn_on_their_images_with_their_names():
+    images = [np.full((40, 80, 3), 90, dtype=np.uint8)] * 2
+    boxes = [[((8, 8, 40, 30), "$a cat_", PALETTE[0])], []]
+    grid = draw_image_grid(images, ["one", "two"], boxes=boxes, image_width=400)
+    plain = draw_image_grid(images, ["one", "two"], image_width=400)
+    assert grid.shape == plain.shape and share_of(plain, [90 / 255] * 3) > 0.6
+    changed = np.argwhere((grid != plain).any(axis=2))
+    # The left image begins at 20 pixels; five of them are one of its own.
+    assert (changed[:, 1] < 20 + 5 * 42).all() and len(changed) > 1000
+    assert share_of(grid, PALETTE[0]) > 0
+
+
 def test_grey_images_and_single_ones_are_shown():
     for shape in ((28, 28), (28, 28, 1), (1, 1, 3)):
         grid = draw_image_grid([np.full(shape, 77, dtype=np.uint8)], ["one"])
