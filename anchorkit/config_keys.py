@@ -76,7 +76,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.TEST.IMS_PER_BATCH = 1
     # Evaluate after every so many epochs of a classifier, in place of EVAL_PERIOD. 0: do not.
     cfg.TEST.EVAL_EPOCHS = 0
-    # Pictures of detections beside ground truth that an evaluation draws, per data set. 0: none.
+    # Pictures of detections beside ground truth that an evaluation draws, per data set, and shows
+    # in TensorBoard; with them come curves and confusion. 0: nothing is drawn.
     cfg.TEST.NUM_PICTURES = 8
     # Report how well scores tell the localisation of boxes, with a plot; takes two passes.
     cfg.TEST.SCORE_QUALITY = False

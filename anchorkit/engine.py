@@ -130,7 +130,7 @@ def _evaluate_only(cfg: CfgNode, args: argparse.Namespace) -> dict:
     if args.resume and checkpointer.has_checkpoint():
         path = checkpointer.get_checkpoint_file()
     checkpointer.load_weights(path, use_average=cfg.SOLVER.EMA.ENABLED)
-    results = evaluate(cfg, model, num_pictures=cfg.TEST.NUM_PICTURES, with_augmentation=True)
+    results = evaluate(cfg, model, num_pictures=cfg.TEST.NUM_PICTURES)
     if comm.is_main_process():
         logger.info(closing_note(cfg, path))
         verify(cfg, results)

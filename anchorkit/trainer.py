@@ -206,7 +206,7 @@ class Trainer(DefaultTrainer):
     def evaluate(self) -> dict:
         """Evaluate the weights, averaged ones if they are kept.
 
-        The last time there are pictures, and figures with ``TEST.AUG``.
+        The last time there are figures with ``TEST.AUG``, and pictures of a classifier.
 
         Returns:
             ``{task: {metric: value}}``, for several data sets ``{data set: {task: ...}}``.
@@ -217,8 +217,8 @@ class Trainer(DefaultTrainer):
             self.results = evaluate(
                 self.cfg,
                 self.checkpointer.model,
-                num_pictures=self.cfg.TEST.NUM_PICTURES if is_last else 0,
-                with_augmentation=is_last,
+                num_pictures=self.cfg.TEST.NUM_PICTURES,
+                is_last=is_last,
             )
         return _of_single_dataset(self.results)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.test_train_net import REPO, differing, start_and_signal, train
 
@@ -182,6 +183,9 @@ def test_a_multi_label_run_ends_with_precision_and_a_map_of_confidence(tmp_path)
     assert {path.name for path in folder.iterdir()} == {
         "predictions.csv", "confidence.json", "confidence.png", "outputs.npz"}  # fmt: skip
     assert (output / "model_best.pth").exists(), "multi_label/mAP tells the best one"
+    events = EventAccumulator(str(output)).Reload()
+    (shown,) = events.Images("ml_digits_1_test/confidence")
+    assert shown.step == max(step.step for step in events.Scalars("multi_label/mAP"))
 
 
 @pytest.mark.parametrize(("config", "arguments", "message"), [

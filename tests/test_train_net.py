@@ -16,6 +16,7 @@ import pytest
 import torch
 from detectron2.utils.logger import setup_logger
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from anchorkit import engine
 
@@ -182,6 +183,15 @@ def test_a_run_leaves_model_log_table_and_pictures_and_says_where(finished):
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
     assert len(list((output / "pictures" / "tiny_boxes").glob("*.png"))) == 2
     assert list(output.glob("events.out.tfevents.*"))
+
+
+def test_tensorboard_shows_the_pictures_of_every_evaluation(finished):
+    events = EventAccumulator(str(finished[0]), size_guidance={"images": 0}).Reload()
+    shown = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
+    names = ("detections/0", "detections/1", "precision_recall", "confusion")
+    assert shown == {f"tiny_boxes/{name}": [5, 7] for name in names}
+    for name in names[2:]:
+        assert (finished[0] / "inference" / "tiny_boxes" / f"{name}.png").exists()
 
 
 def test_cuda_that_is_not_there_is_one_warning(finished):

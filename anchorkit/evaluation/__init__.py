@@ -5,7 +5,6 @@ import os
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
-    COCOEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
     LVISEvaluator,
@@ -20,6 +19,7 @@ from ..data import build_test_loader, is_image_set
 from ..data.views import build_view_mapper
 from ..errors import UserError
 from .classification import ClassificationEvaluator
+from .coco import BoxEvaluator
 from .multi_label import MultiLabelEvaluator
 from .pictures import PictureWriter
 from .score_quality import ScoreQuality
@@ -28,6 +28,7 @@ from .tta import DetectorWithTTA, check_test_augmentation
 from .validation_loss import validation_losses
 
 __all__ = [
+    "BoxEvaluator",
     "ClassificationEvaluator",
     "DetectorWithTTA",
     "MultiLabelEvaluator",
@@ -56,14 +57,14 @@ def build_evaluator(
         dataset_name: a registered data set.
         output_folder: where the evaluator leaves its predictions.
         model: the classifier, for a classification set; its method says how outputs are read.
-        draws: whether a classifier's confusion or confidence is drawn, too.
+        draws: whether confusion, curves or confidence are drawn, too.
 
     Raises:
         UserError: the data set says no evaluator that is known, or its package is not installed.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind == "coco":
-        return _coco_evaluator(dataset_name, output_folder)
+        return BoxEvaluator(dataset_name, output_folder, draws=draws)
     if kind in ("classification", "multi_label"):
         if not hasattr(model, "method"):
             raise UserError(
@@ -91,16 +92,18 @@ def build_evaluator(
 
 
 def evaluate(
-    cfg: CfgNode, model: nn.Module, *, num_pictures: int = 0, with_augmentation: bool = False
+    cfg: CfgNode, model: nn.Module, *, num_pictures: int = 0, is_last: bool = True
 ) -> dict[str, dict]:
     """Evaluate ``model`` on every data set of ``DATASETS.TEST``; all ranks must call it.
 
     Args:
         cfg: the run's config.
         model: a detector, or a classifier for classification sets.
-        num_pictures: pictures of detections to draw per data set, under ``OUTPUT_DIR/pictures``.
-        with_augmentation: a detector is evaluated a second time with ``TEST.AUG``, if that is
-            enabled; its tasks end in "_TTA".
+        num_pictures: pictures of detections to draw per data set, under ``OUTPUT_DIR/pictures``;
+            0 draws nothing else, either. In a training TensorBoard shows what is drawn.
+        is_last: whether no other evaluation follows. Only then a detector is evaluated a second
+            time with ``TEST.AUG``, if that is enabled (its tasks end in "_TTA"), and figures of a
+            classifier are drawn: that takes longer than a small test set.
 
     Returns:
         On the main process ``{data set: {task: {metric: value}}}``, also written to
@@ -109,16 +112,17 @@ def evaluate(
     results = {}
     for name in cfg.DATASETS.TEST:
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", name)
-        evaluators = [build_evaluator(cfg, name, folder, model=model, draws=num_pictures > 0)]
         has_boxes = not is_image_set(name)
-        if num_pictures > 0 and has_boxes:
+        draws = num_pictures > 0 and (is_last or has_boxes)
+        evaluators = [build_evaluator(cfg, name, folder, model=model, draws=draws)]
+        if draws and has_boxes:
             pictures = os.path.join(cfg.OUTPUT_DIR, "pictures", name)
             evaluators.append(PictureWriter(name, pictures, num_pictures))
         if cfg.TEST.SCORE_QUALITY and has_boxes:
             evaluators.append(ScoreQuality(name, model, folder))
         loader = build_test_loader(cfg, name)
         results[name] = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
-        if with_augmentation and cfg.TEST.AUG.ENABLED:
+        if is_last and cfg.TEST.AUG.ENABLED:
             results[name].update(_evaluate_with_tta(cfg, model, name))
         if cfg.TEST.VALIDATION_LOSS:
             losses = validation_losses(cfg, model, name)
@@ -136,27 +140,3 @@ def _evaluate_with_tta(cfg: CfgNode, model: nn.Module, dataset_name: str) -> dic
     loader = build_test_loader(cfg, dataset_name, build_view_mapper(cfg))
     results = inference_on_dataset(DetectorWithTTA(model), loader, evaluator)
     return {f"{task}_TTA": metrics for task, metrics in results.items()}
-
-
-def _coco_evaluator(dataset_name: str, output_folder: str) -> COCOEvaluator:
-    evaluator = COCOEvaluator(
-        dataset_name,
-        tasks=("bbox",),
-        output_dir=output_folder,
-        use_fast_impl=_has_compiled_evaluation(),
-    )
-    # pycocotools needs entries that hand-made annotation files often lack.
-    for annotation in evaluator._coco_api.dataset.get("annotations", []):
-        _, _, width, height = annotation["bbox"]
-        annotation.setdefault("area", width * height)
-        annotation.setdefault("iscrowd", 0)
-    return evaluator
-
-
-def _has_compiled_evaluation() -> bool:
-    """Whether this detectron2 has its C++ extension; without it COCO's own evaluation is used."""
-    try:
-        from detectron2 import _C
-    except ImportError:
-        return False
-    return hasattr(_C, "COCOevalEvaluateImages")

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..checkpoint import write_atomically
 from ..data.image_set import ImageBatch
 from ..errors import UserError
+from .pictures import show_picture, write_picture
 from .predictions import distinct_names
 
 logger = logging.getLogger(__name__)
@@ -211,7 +212,5 @@ class ImageOutputsEvaluator(DatasetEvaluator):
         write_atomically(self._path(name), lambda file: file.write(text.encode()))
 
     def _write_picture(self, name: str, pixels: np.ndarray) -> None:
-        from PIL import Image  # as late as what draws: training does not wait for it
-
-        picture = Image.fromarray(pixels)
-        write_atomically(self._path(name), lambda file: picture.save(file, format="png"))
+        write_picture(self._path(name), pixels)
+        show_picture(f"{self.dataset_name}/{os.path.splitext(name)[0]}", pixels)

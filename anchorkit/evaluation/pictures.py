@@ -2,16 +2,21 @@
 
 import os
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from PIL import Image
 
+from ..checkpoint import write_atomically
 from ..data import load_dataset
 
 
 class PictureWriter(DatasetEvaluator):
     """Writes ``<folder>/<image id>.png`` for the first images that the main process evaluates.
+
+    In a training they are shown in TensorBoard, too.
 
     Args:
         dataset_name: a registered data set; its dicts give the ground truth.
@@ -46,8 +51,21 @@ class PictureWriter(DatasetEvaluator):
             instances = self._instances.get(image["image_id"])
             if instances is not None:
                 picture = draw_detections(image, instances, metadata)
-                Image.fromarray(picture).save(os.path.join(self.folder, _file_name(image)))
+                name = str(image["image_id"]).replace(os.sep, "_")
+                write_picture(os.path.join(self.folder, f"{name}.png"), picture)
+                show_picture(f"{self.dataset_name}/detections/{name}", picture)
 
 
-def _file_name(image: dict) -> str:
-    return str(image["image_id"]).replace(os.sep, "_") + ".png"
+def write_picture(path: str, pixels: np.ndarray) -> None:
+    """Write uint8 RGB (H, W, 3) as a PNG file, whole or not at all."""
+    picture = Image.fromarray(pixels)
+    write_atomically(path, lambda file: picture.save(file, format="png"))
+
+
+def show_picture(name: str, pixels: np.ndarray) -> None:
+    """Show uint8 RGB (H, W, 3) in TensorBoard at the iteration of the training, if there is one."""
+    try:
+        storage = get_event_storage()
+    except AssertionError:  # how detectron2 tells that there is none
+        return
+    storage.put_image(name, pixels.transpose(2, 0, 1))

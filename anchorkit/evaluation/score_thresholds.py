@@ -37,12 +37,24 @@ def best_f1_thresholds(
         correct.append(is_correct[is_counted])
         objects.append(truth.classes[~truth.is_crowd])
     scores, classes, correct = (np.concatenate(parts) for parts in (scores, classes, correct))
-    counts = np.bincount(np.concatenate(objects), minlength=num_classes)
-    fallback, _ = _best(scores, correct, counts.sum())
+    num_objects = np.bincount(np.concatenate(objects), minlength=num_classes)
+    return thresholds_of_classes(scores, classes, correct, num_objects)
+
+
+def thresholds_of_classes(
+    scores: np.ndarray, classes: np.ndarray, correct: np.ndarray, num_objects: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What :func:`best_f1_thresholds` returns, from detections that are matched already.
+
+    Args:
+        scores, classes, correct: (Q,) of the detections of all images that count.
+        num_objects: (C,) objects of each class.
+    """
+    fallback, _ = _best(scores, correct, num_objects.sum())
     pairs = []
-    for index in range(num_classes):
+    for index, number in enumerate(num_objects):
         mine = classes == index
-        threshold, f1 = _best(scores[mine], correct[mine], counts[index])
+        threshold, f1 = _best(scores[mine], correct[mine], number)
         pairs.append((threshold if f1 > 0 else fallback, f1))
     thresholds, f1 = np.array(pairs).T
     return thresholds, f1
