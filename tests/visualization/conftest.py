@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -22,6 +23,15 @@ SMALL = [
     "MODEL.SEMI_ANCHORED.NUM_CONVS", "1", "MODEL.RETINANET.NUM_CONVS", "1",
     "MODEL.RETINANET.NORM", "GN",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _forget_data_sets():
+    before = set(DatasetCatalog.keys())
+    yield
+    for name in set(DatasetCatalog.keys()) - before:
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            catalog.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -9,21 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
 VISUALIZE = REPO / "tools" / "visualize_assignment.py"
 DEMO = REPO / "tools" / "demo_digit_scenes.py"
-
-
-@pytest.fixture(autouse=True)
-def _forget_data_sets():
-    before = set(DatasetCatalog.keys())
-    yield
-    for name in set(DatasetCatalog.keys()) - before:
-        for catalog in (DatasetCatalog, MetadataCatalog):
-            catalog.pop(name, None)
 
 
 @pytest.fixture
