@@ -233,6 +233,24 @@ def test_the_upper_levels_start_where_the_key_says(source, levels, p6_channels):
         assert fpn.top_block.p6.in_channels == p6_channels
 
 
+@pytest.mark.parametrize("relu", [True, False])
+def test_the_top_levels_are_float32_on_a_cpu_under_autocast(relu):
+    # oneDNN's bfloat16 gradient is wrong for maps of one location a side.
+    fpn = build_backbone(config(
+        LIBRARY, LIBRARY_BODY__NAME="torchvision/resnet18", FPN__TOP_BLOCK_RELU=relu,
+    ))  # fmt: skip
+    p5, gradients = torch.randn(2, 64, 2, 2), []
+    for enabled in (True, False):
+        fpn.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            p6, p7 = fpn.top_block(p5.to(torch.bfloat16 if enabled else torch.float32))
+        assert p6.dtype == p7.dtype == torch.float32
+        (p6.square().sum() + p7.square().sum()).backward()
+        gradients.append([weights.grad.clone() for weights in fpn.top_block.parameters()])
+    for with_autocast, without in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_autocast, without, rtol=0.03, atol=0.03)
+
+
 def trained_names(body):
     return {n.removeprefix("model.") for n, p in body.named_parameters() if p.requires_grad}
 

@@ -1,5 +1,6 @@
 """detectron2's FPN with P6 and P7 from a feature map of choice, under any body."""
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
@@ -23,8 +24,9 @@ def build_fpn(keys: CfgNode, bottom_up: Backbone) -> FPN:
     if source != "none":
         is_p5 = source == "p5"
         source_channels = channels if is_p5 else bottom_up.output_shape()["res5"].channels
-        block = LastLevelP6P7 if keys.TOP_BLOCK_RELU else _LinearP6P7
-        top_block = block(source_channels, channels, in_feature=source)
+        top_block = _P6P7(
+            source_channels, channels, in_feature=source, has_relu=keys.TOP_BLOCK_RELU
+        )
     return FPN(
         bottom_up=bottom_up,
         in_features=keys.IN_FEATURES,
@@ -35,9 +37,19 @@ def build_fpn(keys: CfgNode, bottom_up: Backbone) -> FPN:
     )
 
 
-class _LinearP6P7(LastLevelP6P7):
-    """P6 and P7 without an activation between them."""
+class _P6P7(LastLevelP6P7):
+    """P6 and P7, a convolution of ReLU(P6) or of P6 itself.
+
+    On a CPU autocast leaves them float32. A pyramid ends in maps that are one location wide, and
+    there oneDNN's bfloat16 gradient of such a convolution reads memory that nobody has written
+    (seen with AVX512-BF16, torch 2.14).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, in_feature: str, *, has_relu: bool):
+        super().__init__(in_channels, out_channels, in_feature=in_feature)
+        self.has_relu = has_relu
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        p6 = self.p6(x)
-        return [p6, self.p7(p6)]
+        with torch.autocast("cpu", enabled=False):
+            p6 = self.p6(x.float() if x.device.type == "cpu" else x)
+            return [p6, self.p7(p6.relu() if self.has_relu else p6)]
