@@ -6,6 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+ONNX = ["onnx>=1.23.2", "onnxruntime>=1.31.1"]
 
 
 def read_version() -> str:
@@ -57,9 +58,14 @@ setup(
         "safetensors>=0.8.0",
     ],
     # timm: build_timm_body, and MODEL.LIBRARY_BODY.NAME "timm/...". grad-cam:
-    # tools/visualize_cam.py of bodies whose last maps are not averaged.
+    # tools/visualize_cam.py of bodies whose last maps are not averaged. onnx: tools/export_model.py
+    # --format onnx.
     extras_require={
-        "dev": ["pytest>=8.3.4", "pytest-xdist>=3.8.0", "ruff>=0.8.4", "timm>=1.0.31"],
+        "dev": [
+            *("pytest>=8.3.4", "pytest-xdist>=3.8.0", "ruff>=0.8.4", "timm>=1.0.31"),
+            *ONNX,
+        ],
+        "onnx": ONNX,
         "timm": ["timm>=1.0.31"],
         "grad-cam": ["grad-cam>=1.5.7"],
     },

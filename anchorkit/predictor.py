@@ -54,9 +54,9 @@ class Predictor:
         # A classifier resizes by itself, and takes RGB, or grey for one channel.
         is_classifier = cfg.MODEL.META_ARCHITECTURE == "ImageClassifier"
         self._resize = T.AugmentationList([] if is_classifier else resize_augmentations(cfg))
-        self._format = "RGB" if is_classifier else cfg.INPUT.FORMAT
+        self.input_format = "RGB" if is_classifier else cfg.INPUT.FORMAT
         if len(cfg.MODEL.PIXEL_MEAN) == 1:
-            self._format = "L"
+            self.input_format = "L"
 
     @classmethod
     def from_zoo(cls, name: str, *, device: str | None = None, batch_size: int = 1) -> "Predictor":
@@ -118,7 +118,7 @@ class Predictor:
         if not isinstance(source, np.ndarray):
             path = os.fspath(source)
             try:
-                return utils.read_image(path, format=self._format)
+                return utils.read_image(path, format=self.input_format)
             except Exception as error:
                 raise UserError(f"image {path}: {describe_error(error, path)}") from error
         if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,)) or source.ndim < 2:
@@ -127,7 +127,7 @@ class Predictor:
                 f"{source.dtype} of shape {source.shape}"
             )
         rgb = source if source.ndim == 2 else np.ascontiguousarray(source[..., ::-1])
-        return utils.convert_PIL_to_numpy(Image.fromarray(rgb), self._format)
+        return utils.convert_PIL_to_numpy(Image.fromarray(rgb), self.input_format)
 
 
 def confident(instances: Instances, thresholds: float | Sequence[float]) -> Instances:

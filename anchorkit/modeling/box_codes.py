@@ -32,7 +32,7 @@ class DistanceCode:
         self.loss = loss
 
     def decode(self, outputs: Tensor, points: Tensor, units: Tensor) -> Tensor:
-        """Boxes (Q, 4) float32 of locations ``points`` (Q, 2) with ``outputs`` (Q, 4).
+        """Boxes (..., Q, 4) float32 of locations ``points`` (Q, 2) with ``outputs`` (..., Q, 4).
 
         ``units`` (Q,) holds the unit of each location's level.
         """

@@ -90,12 +90,13 @@ def class_candidates(
     Returns:
         scores (T,), classes (T,) and anchors (T,), class by class, in descending order of score.
     """
-    anchor, classes = (scores > score_threshold).nonzero().unbind(1)
+    is_candidate = scores > score_threshold
+    anchor, classes = is_candidate.nonzero().unbind(1)
     chosen, order = scores[anchor, classes].sort(descending=True, stable=True)
     classes, by_class = classes[order].sort(stable=True)
-    counts = classes.bincount(minlength=scores.shape[1])
+    counts = is_candidate.sum(dim=0)
     first = counts.cumsum(0) - counts
-    is_kept = torch.arange(len(classes), device=classes.device) - first[classes] < topk
+    is_kept = torch.arange(classes.shape[0], device=classes.device) - first[classes] < topk
     return chosen[by_class][is_kept], classes[is_kept], anchor[order][by_class][is_kept]
 
 

@@ -192,7 +192,7 @@ class PointDetector(DenseDetector):
         """(P,) the box code's unit of length at each location, pixels."""
         return torch.cat(
             [
-                level.new_full((len(level),), unit)
+                level.new_full(level.shape[:1], unit)
                 for level, unit in zip(locations, self.box_code.units, strict=True)
             ]
         )
@@ -236,6 +236,22 @@ class PointDetector(DenseDetector):
             )
         return results
 
+    @torch.no_grad()
+    def dense_detections(
+        self, features: Sequence[Tensor], predictions: FCOSPredictions
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes (N, P, 4) in pixels and class scores (N, P, C) of all locations.
+
+        ``features`` are maps (N, D, H, W), ``predictions`` the head's output for them.
+        """
+        locations = self.grid_locations(features)
+        outputs = flatten_levels(predictions.box_outputs, 4)
+        boxes = self.box_code.decode(outputs, torch.cat(locations), self._units(locations))
+        scores = flatten_levels(predictions.class_logits, self.num_classes).float().sigmoid()
+        if predictions.centerness_logits:
+            scores = scores * flatten_levels(predictions.centerness_logits, 1).float().sigmoid()
+        return boxes, scores
+
     def _level_candidates(
         self, points: Tensor, unit: float, class_logits: Tensor, outputs: Tensor, scores: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -247,7 +263,7 @@ class PointDetector(DenseDetector):
             threshold_on="location",
             topk=self.topk_candidates,
         )
-        units = points.new_full((len(location),), unit)
+        units = points.new_full(location.shape, unit)
         return self.box_code.decode(outputs[location], points[location], units), scores, classes
 
 

@@ -1,10 +1,16 @@
 """The baseline that the semi-anchored detector is compared with."""
 
+from collections.abc import Sequence
+
+import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator
 from detectron2.modeling.meta_arch import RetinaNet
+from detectron2.structures import Boxes
+from torch import Tensor
 
 from ...config import num_classes
+from ...layers import flatten_levels
 from ..heads import RetinaNetHead
 from ..normalizer import mean_over_ranks
 
@@ -42,10 +48,28 @@ class BaselineRetinaNet(RetinaNet):
         )
         return arguments
 
+    @property
+    def score_threshold(self) -> float:
+        return self.test_score_thresh
+
     def forward_inference(self, images, features, predictions):
         # Under autocast scores of half precision would tie, and boxes be rounded to pixels.
         predictions = [[level.float() for level in levels] for levels in predictions]
         return super().forward_inference(images, features, predictions)
+
+    @torch.no_grad()
+    def dense_detections(
+        self, features: Sequence[Tensor], predictions: Sequence[Sequence[Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes (N, R, 4) in pixels and class scores (N, R, C) of all anchors.
+
+        ``features`` are maps (N, D, H, W), ``predictions`` the head's output for them.
+        """
+        logits, deltas = predictions
+        anchors = Boxes.cat(self.anchor_generator(features)).tensor
+        deltas = flatten_levels(deltas, 4)
+        boxes = [self.box2box_transform.apply_deltas(one, anchors) for one in deltas]
+        return torch.stack(boxes), flatten_levels(logits, self.num_classes).float().sigmoid()
 
     def _ema_update(self, name, value, initial_value, momentum=0.9):
         return mean_over_ranks(self.pixel_mean.new_tensor(value)).item()

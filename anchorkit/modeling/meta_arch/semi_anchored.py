@@ -323,17 +323,7 @@ class SemiAnchoredDetector(DenseDetector):
         Args:
             image_sizes: height and width of each image in pixels, without padding.
         """
-        levels = [
-            (
-                level.flatten(0, 1),
-                self._class_logits(location_logits),
-                flatten_levels([box_deltas], 4).view(len(box_deltas), -1, level.shape[2], 4),
-                anchor_logits.flatten(2).transpose(1, 2),
-            )
-            for level, location_logits, box_deltas, anchor_logits in zip(
-                anchors, *predictions, strict=True
-            )
-        ]
+        levels = self._levels(anchors, predictions)
         # A new generator for each call keeps a random choice of anchors repeatable.
         generator = torch.Generator().manual_seed(0)
         results = []
@@ -352,6 +342,43 @@ class SemiAnchoredDetector(DenseDetector):
             )
         return results
 
+    @torch.no_grad()
+    def dense_detections(
+        self, features: Sequence[Tensor], predictions: SemiAnchoredPredictions
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes (N, P k, 4), pixels, and class scores (N, P k, C) of all locations' chosen anchors.
+
+        ``features`` are maps (N, D, H, W), ``predictions`` the head's output for them; k anchors
+        are chosen at each location, see :func:`select_anchors`.
+        """
+        levels = self._levels(self.grid_anchors(features), predictions)
+        generator = torch.Generator().manual_seed(0)
+        boxes, scores = [], []
+        for index in range(len(features[0])):
+            parts = [
+                self._dense_level(level[0], *(part[index] for part in level[1:]), generator)
+                for level in levels
+            ]
+            boxes.append(torch.cat([level_boxes for level_boxes, _ in parts]))
+            scores.append(torch.cat([level_scores for _, level_scores in parts]))
+        return torch.stack(boxes), torch.stack(scores)
+
+    def _levels(
+        self, anchors: Sequence[Tensor], predictions: SemiAnchoredPredictions
+    ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Of each level anchors (P, K, 4), logits (N, P, C), deltas (N, P, K, 4), (N, P, K)."""
+        return [
+            (
+                level.flatten(0, 1),
+                self._class_logits(location_logits),
+                flatten_levels([box_deltas], 4).view(len(box_deltas), -1, level.shape[2], 4),
+                anchor_logits.flatten(2).transpose(1, 2),
+            )
+            for level, location_logits, box_deltas, anchor_logits in zip(
+                anchors, *predictions, strict=True
+            )
+        ]
+
     def _class_logits(self, location_logits: Tensor) -> Tensor:
         """(N, P, C), whose sigmoids are the classes' probabilities, for one level's maps."""
         logits = flatten_levels([location_logits], self.num_location_logits)
@@ -368,13 +395,7 @@ class SemiAnchoredDetector(DenseDetector):
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and classes of one level: (P, K, 4), (P, C), (P, K, 4), (P, K)."""
-        anchor_scores, anchor_index = select_anchors(
-            anchor_logits,
-            selection=self.anchor_selection,
-            topk=self.anchor_topk,
-            threshold=self.anchor_threshold,
-            generator=generator,
-        )
+        anchor_scores, anchor_index = self._select_anchors(anchor_logits, generator)
         scores, classes, location, chosen = level_candidates(
             location_logits,
             anchor_scores,
@@ -387,6 +408,34 @@ class SemiAnchoredDetector(DenseDetector):
             deltas[location, anchor], anchors[location, anchor]
         )
         return boxes, scores, classes
+
+    def _dense_level(
+        self,
+        anchors: Tensor,
+        location_logits: Tensor,
+        deltas: Tensor,
+        anchor_logits: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes (P k, 4) and scores (P k, C) of one level; as :meth:`_level_candidates`."""
+        anchor_scores, index = self._select_anchors(anchor_logits, generator)
+        index = index[..., None].expand(-1, -1, 4)
+        boxes = self.box2box_transform.apply_deltas(
+            deltas.gather(1, index).flatten(0, 1), anchors.gather(1, index).flatten(0, 1)
+        )
+        scores = location_logits.float().sigmoid()[:, None] * anchor_scores[..., None]
+        return boxes, scores.flatten(0, 1)
+
+    def _select_anchors(
+        self, anchor_logits: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        return select_anchors(
+            anchor_logits,
+            selection=self.anchor_selection,
+            topk=self.anchor_topk,
+            threshold=self.anchor_threshold,
+            generator=generator,
+        )
 
 
 def _build_assigner(cfg) -> SemiAnchoredAssigner:

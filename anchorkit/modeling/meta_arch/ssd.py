@@ -166,8 +166,7 @@ class SSD(DenseDetector):
         Args:
             image_sizes: height and width of each image in pixels, without padding.
         """
-        logits = flatten_levels(predictions.class_logits, self.num_classes + 1).float()
-        scores = logits.softmax(dim=2)[..., : self.num_classes]
+        scores = self._class_scores(predictions)
         deltas = flatten_levels(predictions.box_deltas, 4)
         flat_anchors = torch.cat([level.flatten(0, 2) for level in anchors])
         results = []
@@ -187,3 +186,21 @@ class SSD(DenseDetector):
                 )
             )
         return results
+
+    @torch.no_grad()
+    def dense_detections(
+        self, features: Sequence[Tensor], predictions: SSDPredictions
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes (N, R, 4) in pixels and class scores (N, R, C) of all anchors.
+
+        ``features`` are maps (N, D, H, W), ``predictions`` the head's output for them.
+        """
+        anchors = torch.cat([level.flatten(0, 2) for level in self.grid_anchors(features)])
+        deltas = flatten_levels(predictions.box_deltas, 4)
+        boxes = [self.box2box_transform.apply_deltas(one.float(), anchors) for one in deltas]
+        return torch.stack(boxes), self._class_scores(predictions)
+
+    def _class_scores(self, predictions: SSDPredictions) -> Tensor:
+        """(N, R, C)."""
+        logits = flatten_levels(predictions.class_logits, self.num_classes + 1).float()
+        return logits.softmax(dim=2)[..., : self.num_classes]
