@@ -67,7 +67,7 @@ def onnx_file(
 
 
 class ExportedModel:
-    """An exported file, run on the CPU.
+    """An exported file: ONNX run on the CPU, TorchScript on the device that it was exported on.
 
     Args:
         path: a TorchScript or an ONNX file.
@@ -86,12 +86,13 @@ class ExportedModel:
         else:
             files = {_METADATA_FILE: ""}
             with _quiet():
-                module = torch.jit.load(path, map_location="cpu", _extra_files=files)
+                module = torch.jit.load(path, _extra_files=files)
             self.metadata = json.loads(files[_METADATA_FILE])
-            self._run = lambda image: module(torch.from_numpy(image))
+            device = next(module.parameters()).device
+            self._run = lambda image: module(torch.from_numpy(image).to(device))
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        """The outputs by name."""
+        """The outputs by name, on that device."""
         with torch.inference_mode():
             outputs = self._run(image.cpu().numpy())
         names = json.loads(self.metadata["outputs"])
