@@ -1,5 +1,6 @@
 """Checkpoints that are written whole, read without running their code, and checked on loading."""
 
+import contextlib
 import logging
 import os
 import pickle
@@ -10,7 +11,7 @@ import safetensors.torch
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from .errors import UserError
+from .errors import UserError, full_disk
 from .unpickling import ArrayUnpickler, UnsafeError
 
 logger = logging.getLogger(__name__)
@@ -34,13 +35,20 @@ class Checkpointer(DetectionCheckpointer):
             name: file name without ending.
             tag: let ``last_checkpoint`` point at it, from where ``--resume`` goes on.
             extra: further entries of the checkpoint.
+
+        Raises:
+            UserError: the disk is full, or the folder cannot be written.
         """
-        if not self.save_dir or not self.save_to_disk:
-            return
-        state = {"model": self.model.state_dict()}
-        for key, part in self.checkpointables.items():
-            state[key] = part.state_dict()
-        state.update(extra)
+        if self.save_dir and self.save_to_disk:
+            self.write(name, {**self.state(), **extra}, tag=tag)
+
+    def state(self) -> dict:
+        """What a checkpoint holds; tensors are those that are trained on."""
+        parts = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        return {"model": self.model.state_dict(), **parts}
+
+    def write(self, name: str, state: dict, *, tag: bool = True) -> None:
+        """Write a state that was taken earlier, as :meth:`save` does."""
         path = os.path.join(self.save_dir, f"{name}.pth")
         logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save(state, file))
@@ -162,13 +170,28 @@ _HOW_TO_GO_ON = (
 
 
 def write_atomically(path: str, write) -> None:
-    """Call ``write(file)`` on a temporary neighbour of ``path``, then put it in its place."""
+    """Call ``write(file)`` on a temporary neighbour of ``path``, then put it in its place.
+
+    Raises:
+        UserError: the disk is full, or the file cannot be written; an earlier one stays as it is.
+    """
     partial = f"{path}.partial"
-    with open(partial, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        fault = error if isinstance(error, OSError) else full_disk(error)
+        if fault is None:
+            raise
+        raise UserError(
+            f"{path}: cannot be written: {fault.strerror or fault}; files written before are as "
+            "they were"
+        ) from error
 
 
 def write_weights(path: str, weights: dict[str, torch.Tensor]) -> None:
@@ -193,9 +216,9 @@ def write_weights(path: str, weights: dict[str, torch.Tensor]) -> None:
         raise UserError(f"{path}: weights are written to a file that ends in .pth or .safetensors")
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        write_atomically(path, write)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error}") from error
+    write_atomically(path, write)
 
 
 def read_checkpoint(path: str, *, trust_pickle: bool = False) -> dict:

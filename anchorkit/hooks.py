@@ -192,7 +192,9 @@ class Evaluation(HookBase):
 
 
 class Stopping(HookBase):
-    """Ends training early, after a whole iteration: at a time limit, or on SIGTERM.
+    """Ends training early, after a whole iteration: at a time limit, on SIGTERM, or on Ctrl-C.
+
+    A second Ctrl-C ends it at once.
 
     Args:
         max_seconds: time limit, or None.
@@ -205,14 +207,13 @@ class Stopping(HookBase):
         self.max_seconds = max_seconds
         self.started = started
         self.period = period
-        self._terminated = False
-        self._previous = None
+        self._received = ""
+        self._previous = {}
 
     def before_train(self):
-        try:
-            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
-        except ValueError:  # not the main thread: a caller's own business
-            self._previous = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # not the main thread: a caller's own business
+                self._previous[number] = signal.signal(number, self._on_signal)
 
     def after_step(self):
         done = self.trainer.iter + 1
@@ -222,15 +223,17 @@ class Stopping(HookBase):
         self.trainer.stop_reason = next((reason for reason in reasons if reason), "")
 
     def after_train(self):
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
 
-    def _on_signal(self, _signal, _frame):
-        self._terminated = True
+    def _on_signal(self, number, _frame):
+        self._received = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
 
     def _reason(self) -> str:
-        if self._terminated:
-            return "SIGTERM was received"
+        if self._received:
+            return f"{self._received} was received"
         if self.max_seconds is not None and time.monotonic() - self.started >= self.max_seconds:
             return f"--max-time {self.max_seconds:g} s is over"
         return ""

@@ -1,4 +1,4 @@
-"""Start the processes of a run: one, one per GPU, or several on a CPU."""
+"""Start the processes of a run: one, one per GPU, several on a CPU, or as torchrun's."""
 
 import contextlib
 import functools
@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -19,6 +20,10 @@ from torch import multiprocessing as torch_multiprocessing
 
 from .errors import UserError
 
+_TIMEOUT = timedelta(minutes=30)
+# Variables that torchrun sets, beside MASTER_ADDR and MASTER_PORT, which torch reads.
+_TORCHRUN_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
 
 def launch(main: Callable, args) -> None:
     """Call ``main(args)`` in ``--num-gpus`` processes on each of ``--num-machines`` machines.
@@ -26,10 +31,16 @@ def launch(main: Callable, args) -> None:
     On CUDA this is detectron2's launch. Without CUDA the processes share the CPU through gloo,
     which is of use to try out a distributed run; detectron2 v0.6 refuses it.
 
+    A process that torchrun has started, which the environment tells, becomes one rank of its run.
+
     Raises:
         UserError: more GPUs asked for than there are, no address for several machines, or what
             ``main`` raised in any of the processes.
+        FloatingPointError: raised by ``main``.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+        _run_as_rank(main, args)
+        return
     _check_arguments(args)
     world_size = args.num_gpus * args.num_machines
     if world_size == 1:
@@ -37,7 +48,7 @@ def launch(main: Callable, args) -> None:
         return
     mistakes = torch_multiprocessing.get_context("spawn").SimpleQueue()
     run = functools.partial(_run_and_report, main, mistakes)
-    with _forward_termination():
+    with _forward_signals() as received:
         try:
             if torch.cuda.is_available():
                 detectron2_launch(
@@ -47,7 +58,9 @@ def launch(main: Callable, args) -> None:
                 _launch_on_cpu(run, world_size, args)
         except Exception:
             if not mistakes.empty():
-                raise UserError(mistakes.get()) from None
+                raise mistakes.get() from None
+            if received:
+                raise UserError(f"ended by {received[0]} before training had begun") from None
             raise
 
 
@@ -77,8 +90,8 @@ def _run_and_report(main: Callable, mistakes, args) -> None:
     """Run one rank; a user's mistake goes to the parent process, which prints it once."""
     try:
         main(args)
-    except UserError as error:
-        mistakes.put(str(error))
+    except (UserError, FloatingPointError) as error:
+        mistakes.put(type(error)(str(error)))
         sys.stdout.flush()
         # Without clean-up: the other ranks may wait for this one in a collective.
         os._exit(2)
@@ -106,7 +119,7 @@ def _cpu_worker(local_rank: int, run: Callable, world_size: int, url: str, args)
         init_method=url,
         world_size=world_size,
         rank=args.machine_rank * args.num_gpus + local_rank,
-        timeout=timedelta(minutes=30),
+        timeout=_TIMEOUT,
     )
     _create_local_group(args.num_gpus, args.num_machines, args.machine_rank)
     comm.synchronize()
@@ -131,15 +144,74 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _forward_termination():
-    """Hand SIGTERM on to the ranks, which save a checkpoint and end by themselves."""
+def _forward_signals():
+    """Hand SIGTERM and Ctrl-C on to the ranks, which save a checkpoint and end by themselves.
 
-    def forward(_signal, _frame):
+    A second Ctrl-C ends all at once. Yields a list in which the names of received signals appear.
+    """
+    received = []
+
+    def forward(number, _frame):
+        received.append(signal.Signals(number).name)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
         for process in multiprocessing.active_children():
             process.terminate()
 
-    previous = signal.signal(signal.SIGTERM, forward)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, forward) for number in numbers}
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _run_as_rank(main: Callable, args) -> None:
+    """Join the processes that torchrun has started, and run ``main`` as one of them."""
+    rank, world_size, local_rank, local_size = map(_torchrun_number, _TORCHRUN_NUMBERS)
+    if (args.num_gpus, args.num_machines) != (1, 1):
+        raise UserError(
+            "torchrun has started the processes: leave out --num-gpus and --num-machines, and give "
+            "torchrun --nproc-per-node and --nnodes"
+        )
+    machine, rest = divmod(rank - local_rank, local_size)
+    if rest or world_size % local_size:
+        raise UserError("torchrun must start as many processes on each machine (--nproc-per-node)")
+    on_cuda = torch.cuda.is_available()
+    if on_cuda and local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"torchrun --nproc-per-node {local_size}: this machine shows "
+            f"{torch.cuda.device_count()} GPU(s)"
+        )
+    if on_cuda:
+        torch.cuda.set_device(local_rank)
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+    dist.init_process_group(
+        "nccl" if on_cuda else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=_TIMEOUT,
+    )
+    _create_local_group(local_size, world_size // local_size, machine)
+    comm.synchronize()
+    try:
+        main(args)
+    except (UserError, FloatingPointError):
+        # The first rank with a mistake tells it, and torchrun then ends the others.
+        if store.add("anchorkit_mistakes", 1) == 1:
+            raise
+        time.sleep(10)
+        os._exit(2)
+    dist.destroy_process_group()
+
+
+def _torchrun_number(name: str) -> int:
+    try:
+        return int(os.environ[name])
+    except (KeyError, ValueError):
+        raise UserError(
+            f"the environment has RANK and WORLD_SIZE, but {name} is {os.environ.get(name)!r}; "
+            "start several processes with torchrun, or unset RANK and use --num-gpus"
+        ) from None

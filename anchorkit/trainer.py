@@ -22,8 +22,10 @@ from .closing import closing_note, stopping_note
 from .data import build_test_loader, build_train_loader
 from .data.image_batches import iterations_per_epoch
 from .early_stopping import EarlyStopping
+from .errors import UserError, full_disk
 from .evaluation import build_evaluator, evaluate
 from .hooks import Evaluation, LogLine, PhaseSwitch, Stopping, WeightAverage
+from .last_good import LastGoodState
 from .solver import build_lr_scheduler, build_optimizer, is_lower_better, load_schedule
 from .training_step import TrainingStep
 
@@ -77,6 +79,10 @@ class Trainer(DefaultTrainer):
         self.max_iter = self.cfg.SOLVER.MAX_ITER
         self.results = {}
         self.stop_reason = ""
+        solver = self.cfg.SOLVER
+        self._last_good = LastGoodState(
+            self.checkpointer, solver.METRIC_PERIOD, solver.CHECKPOINT_PERIOD
+        )
         started = time.monotonic() if started is None else started
         self._stopping = Stopping(max_seconds, started, self.cfg.SOLVER.METRIC_PERIOD)
         self.register_hooks(self.build_hooks())
@@ -116,6 +122,7 @@ class Trainer(DefaultTrainer):
             chain.append(
                 hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
             )
+            chain.append(self._last_good)
         # After the checkpoint, so that a failing evaluation loses nothing.
         chain.append(
             Evaluation(
@@ -181,7 +188,8 @@ class Trainer(DefaultTrainer):
             The results of the last evaluation, by data set (on the main process).
 
         Raises:
-            FloatingPointError: a loss was not finite.
+            FloatingPointError: a loss or a weight was not finite; the state of before is saved.
+            UserError: the disk is full, or a process that loads data died.
         """
         if self.start_iter >= self.max_iter or self._early_stopping.is_over:
             logger.info(
@@ -264,13 +272,35 @@ class Trainer(DefaultTrainer):
                         self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
                         break
             except FloatingPointError as error:
-                logger.error("training stopped: %s", error)
-                raise
-            except Exception:
-                logger.exception("training failed at iteration %d", self.iter)
-                raise
+                note = f"{error}; {self._last_good.save()}"
+                logger.error("training stopped: %s", note)
+                raise FloatingPointError(note) from None
+            except Exception as error:
+                fault = _outer_fault(error)
+                if fault is None:
+                    logger.exception("training failed at iteration %d", self.iter)
+                    raise
+                logger.error("training stopped at iteration %d: %s", self.iter, fault)
+                raise UserError(fault) from error
             finally:
                 self.after_train()
+
+
+def _outer_fault(error: Exception) -> str | None:
+    """What to tell of an error whose cause is outside of the program; None for any other."""
+    going_on = "--resume goes on from the last checkpoint"
+    fault = full_disk(error)
+    if fault is not None:
+        return f"{error if isinstance(error, UserError) else fault}; make room, then {going_on}"
+    if isinstance(error, UserError):
+        return str(error)
+    # The connection to a dead process may break before its death is told.
+    if "DataLoader worker" in str(error) or isinstance(error, ConnectionError | EOFError):
+        return (
+            f"a process that loads data died ({str(error).strip()[:80]}); if memory ran out, "
+            f"lower DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH; {going_on}"
+        )
+    return None
 
 
 def verify(cfg: CfgNode, results: dict) -> None:

@@ -86,21 +86,23 @@ class TrainingStep:
         Every rank must call it at the same iteration.
 
         Raises:
-            FloatingPointError: a loss since the last call was not finite; names the iteration and
-                the images of its batch.
+            FloatingPointError: a loss since the last call was not finite, or a weight is not now;
+                names the iteration and the images of its batch.
         """
         if not self._totals:
             return
         started = time.perf_counter()
         num_iterations = len(self._totals)
         names = list(self._loss_sums)
-        values = torch.stack([*(self._loss_sums[name] for name in names), *self._totals]).tolist()
+        largest = torch.stack([one.detach().abs().max() for one in self.model.parameters()]).max()
+        sums = (self._loss_sums[name] for name in names)
+        *values, largest = torch.stack([*sums, *self._totals, largest.float()]).tolist()
         self._seconds += time.perf_counter() - started  # reading them waited for the device
         num_batches = num_iterations * self.accumulation_steps
         means = [value / num_batches for value in values[: len(names)]]
         mine = {
             "losses": dict(zip(names, means, strict=True)),
-            "fault": self._first_fault(values[len(names) :], iteration),
+            "fault": self._first_fault(values[len(names) :], largest, iteration),
             "data_time": self._data_seconds / num_iterations,
             "images": self._num_images,
             "seconds": self._seconds,
@@ -158,18 +160,27 @@ class TrainingStep:
         self._seconds = 0.0
         self._data_seconds = 0.0
 
-    def _first_fault(self, totals: list[float], iteration: int) -> str | None:
+    def _first_fault(
+        self, totals: list[float], largest_weight: float, iteration: int
+    ) -> str | None:
         for index, total in enumerate(totals):
             if not np.isfinite(total):
-                steps = self.accumulation_steps
-                batches = self._batch_names[index * steps : (index + 1) * steps]
-                images = ", ".join(name for names in batches for name in names())
-                return (
-                    f"the loss became {total} at iteration {iteration - len(totals) + 1 + index} "
-                    f"with images {images}; look at these images, or lower SOLVER.BASE_LR, "
-                    "lengthen SOLVER.WARMUP_ITERS or set SOLVER.CLIP_GRADIENTS.ENABLED True"
-                )
+                return self._describe_fault("loss", total, iteration, index - len(totals) + 1)
+        if not np.isfinite(largest_weight):
+            return self._describe_fault("largest weight", largest_weight, iteration, 0)
         return None
+
+    def _describe_fault(self, what: str, value: float, iteration: int, offset: int) -> str:
+        """``offset``, 0 or less, is from the last iteration to the one that is told."""
+        steps = self.accumulation_steps
+        end = len(self._batch_names) + offset * steps
+        batches = self._batch_names[end - steps : end]
+        images = ", ".join(name for names in batches for name in names())
+        return (
+            f"the {what} became {value} at iteration {iteration + offset} with images {images}; "
+            "look at these images, or lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or set "
+            "SOLVER.CLIP_GRADIENTS.ENABLED True"
+        )
 
     def _put_scalars(self, ranks: list[dict]) -> None:
         storage = get_event_storage()

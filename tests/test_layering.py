@@ -25,7 +25,7 @@ ROWS = (
     ("modeling",),
     ("data", "checkpoint", "conversion", "solver", "launch", "training_step", "analysis"),
     ("anchor_fit", "closing", "early_stopping"),
-    ("hooks", "visualization"),
+    ("hooks", "last_good", "visualization"),
     ("evaluation",),
     ("trainer",),
     ("engine", "model_zoo", "reproduction", "anchor_analysis"),

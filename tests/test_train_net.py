@@ -1,5 +1,6 @@
 """The training command as its users meet it: run, killed, resumed, mistyped."""
 
+import contextlib
 import json
 import logging
 import os
@@ -61,7 +62,11 @@ VERSION: 2
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """Path of a config that trains on twelve 64-pixel images of coloured rectangles."""
-    folder = tmp_path_factory.mktemp("tiny")
+    return write_tiny(tmp_path_factory.mktemp("tiny"), "tiny_boxes")
+
+
+def write_tiny(folder, name):
+    """Write images, boxes and such a config; ``name`` is the data set's."""
     (folder / "images").mkdir()
     rng = np.random.default_rng(0)
     images, annotations = [], []
@@ -84,7 +89,7 @@ def tiny(tmp_path_factory):
     # "cuda" where there is none: a run on the CPU that warns. Elsewhere the CPU as well, since
     # only there two runs are the same to the last bit.
     device = "cpu" if torch.cuda.is_available() else "cuda"
-    config.write_text(CONFIG.format(folder=folder, name="tiny_boxes", device=device))
+    config.write_text(CONFIG.format(folder=folder, name=name, device=device))
     return config
 
 
@@ -142,15 +147,19 @@ def start_and_signal(config, output, number, *arguments, to_group=False):
             command_line(config, output, *arguments), stdout=log, stderr=log, env=environment(),
             start_new_session=True,
         )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not (Path(output) / "last_checkpoint").exists():
-        assert process.poll() is None and time.monotonic() < deadline, log.name
-        time.sleep(0.01)
-    if to_group:
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
-    return process.wait(timeout=60)
+    deadline = time.monotonic() + 300
+    try:
+        while not (Path(output) / "last_checkpoint").exists():
+            assert process.poll() is None and time.monotonic() < deadline, log.name
+            time.sleep(0.01)
+        if to_group:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        return process.wait(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # what is left of it after a failure
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")

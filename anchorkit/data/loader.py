@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -77,13 +78,13 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | TrainI
 
 def image_loader(cfg: CfgNode, images: "TrainImages", batches: Iterable) -> DataLoader:
     """Loader of lists of training images, for batches of (position, index)."""
-    return DataLoader(
+    return _TrainLoader(
         images,
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
         pin_memory=_pins_memory(cfg),
-        worker_init_fn=_leave_process_group,
+        worker_init_fn=_start_worker,
     )
 
 
@@ -114,7 +115,7 @@ def build_test_loader(
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_without_broken,
         pin_memory=_pins_memory(cfg),
-        worker_init_fn=_leave_process_group,
+        worker_init_fn=_start_worker,
     )
 
 
@@ -232,7 +233,7 @@ class TrainImages(_Images):
         super().__init__(dicts, mapper)
         self.seed = seed
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
+    def __getitem__(self, key: tuple[int, int]) -> dict | UserError:
         position, index = key
         entropy = np.random.SeedSequence([self.seed, position])
         states = np.random.get_state(), random.getstate()
@@ -248,7 +249,7 @@ class TrainImages(_Images):
         finally:
             np.random.set_state(states[0])
             random.setstate(states[1])
-        raise UserError(
+        return UserError(
             f"{MAX_REPLACEMENTS} images in a row could not be read, the last ones named above; "
             "check the image folder of DATASETS.TRAIN"
         )
@@ -261,6 +262,19 @@ class TestImages(_Images):
 
     def __getitem__(self, index: int) -> dict | None:
         return self._map(index, "evaluated as an image without detections")
+
+
+class _TrainLoader(DataLoader):
+    """Raises a user's mistake that comes in place of a batch.
+
+    Raised in a worker process it would come with that process's traceback.
+    """
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 class _NonEmptyBatches(DataLoader):
@@ -301,18 +315,21 @@ def _repeat_factors(cfg: CfgNode, dicts: list[dict]) -> np.ndarray:
     return factors.numpy().astype(np.float64)
 
 
-def _leave_process_group(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     """A signal to the whole group reaches the main process alone, which needs its workers to stop
     in order. They end with it, even if it is killed."""
     os.setpgrp()
+    # Errors reach the main process with the batch; what is left for the hook are connections that
+    # break when the main process stops in the middle of a batch.
+    sys.excepthook = lambda *_: None
 
 
 def _pins_memory(cfg: CfgNode) -> bool:
     return cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available()
 
 
-def _as_list(batch: list[dict]) -> list[dict]:
-    return batch
+def _as_list(batch: list[dict | UserError]) -> list[dict] | UserError:
+    return next((one for one in batch if isinstance(one, UserError)), batch)
 
 
 def _without_broken(batch: list[dict | None]) -> list[dict]:
