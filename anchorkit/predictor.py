@@ -19,7 +19,7 @@ from . import model_zoo
 from .checkpoint import Checkpointer
 from .config import num_classes
 from .data import register_datasets
-from .data.image_files import describe_error
+from .data.image_files import describe_error, read_image
 from .data.mapper import resize_augmentations
 from .errors import UserError
 
@@ -118,7 +118,7 @@ class Predictor:
         if not isinstance(source, np.ndarray):
             path = os.fspath(source)
             try:
-                return utils.read_image(path, format=self.input_format)
+                return read_image(path, self.input_format)
             except Exception as error:
                 raise UserError(f"image {path}: {describe_error(error, path)}") from error
         if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,)) or source.ndim < 2:

@@ -33,13 +33,13 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import detection_utils as utils
 from detectron2.structures import BoxMode, Instances
 from PIL import Image
 from tqdm import tqdm
 
 from anchorkit.config import load_config
 from anchorkit.data import load_dataset
+from anchorkit.data.image_files import read_image
 from anchorkit.data.image_folder import ENDINGS
 from anchorkit.errors import UserError, exit_status
 from anchorkit.evaluation.score_thresholds import best_f1_thresholds
@@ -93,7 +93,7 @@ def main(args: argparse.Namespace) -> int:
                 predictions += entries(found, predictor.class_names, number, file_name=path)
                 if not args.no_pictures:
                     picture = draw_on_image(
-                        utils.read_image(path, format="RGB"), found, predictor.class_names
+                        read_image(path, "RGB"), found, predictor.class_names
                     )
                     name = f"{number:06d}_{os.path.splitext(os.path.basename(path))[0]}.png"
                     Image.fromarray(picture).save(os.path.join(args.output, name))

@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..errors import UserError
-from .faults import Fault, box_fault, summarize
+from .faults import MAX_AREA, Fault, box_fault, is_finite, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def read_coco_json(json_file: str, name: str) -> dict:
             content = json.load(file)
     except OSError as error:
         raise UserError(f"{where} cannot be read ({error.strerror}); correct the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not a JSON file: {error}") from error
     for part, needed in (
         ("images", ("id", "file_name", "width", "height")),
@@ -110,12 +110,13 @@ def read_coco_json(json_file: str, name: str) -> dict:
                 "categories"
             )
         for number, entry in enumerate(entries):
-            if not isinstance(entry, dict) or not all(key in entry for key in needed):
+            if not isinstance(entry, dict) or not all(_is_plain(entry, key) for key in needed):
                 raise UserError(
                     f"{where}: {part}[{number}] needs {', '.join(needed)}; got {str(entry)[:100]}"
                 )
         if part != "annotations":
             _check_ids(where, part, entries)
+    _check_images(where, content["images"])
     if not content["categories"]:
         raise UserError(f"{where} has no categories; list each class with id and name")
     return content
@@ -130,7 +131,8 @@ def read_coco_boxes(content: dict, image_root: str) -> tuple[list[dict], list[Fa
 
     Returns:
         The dicts, with usable boxes only, and one fault for each annotation left out: a box that
-        is no box or outside of its image, an unknown category, an unknown image.
+        is no box or outside of its image, an unknown category, an unknown image, an iscrowd that
+        is neither 0 nor 1.
     """
     contiguous = contiguous_ids(content)
     records = {
@@ -186,6 +188,8 @@ def _annotation_fault(annotation: dict, record: dict | None, contiguous: dict) -
         return "the annotation's image is unknown"
     if annotation["category_id"] not in contiguous:
         return f"the category {annotation['category_id']} is unknown"
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        return f"iscrowd is {annotation['iscrowd']!r}; expected 0 or 1"
     return box_fault(annotation.get("bbox"), record["width"], record["height"])
 
 
@@ -225,14 +229,15 @@ def _register(source: CocoSet, output_dir: str) -> None:
 def _evaluation_file(source: CocoSet, content: dict, output_dir: str) -> str:
     """The file that COCO evaluation reads: the user's, or a copy of it that pycocotools can use.
 
-    pycocotools stops at annotations without area, iscrowd or a proper box, and takes a correct
-    detection of the annotation with id 0, or of all but one of the same id, for a false one.
+    pycocotools stops at annotations without area, iscrowd or a proper box, passes over those with
+    an impossible area, and takes a correct detection of the annotation with id 0, or of all but
+    one of the same id, for a false one.
     """
     _, faults = read_coco_boxes(content, source.image_root)
     annotations = content["annotations"]
-    ids = {annotation.get("id") or None for annotation in annotations}
-    is_complete = all("area" in entry and "iscrowd" in entry for entry in annotations)
-    if not faults and is_complete and None not in ids and len(ids) == len(annotations):
+    ids = {entry.get("id") for entry in annotations if _is_countable(entry.get("id"))}
+    is_complete = all("iscrowd" in entry and _has_area(entry) for entry in annotations)
+    if not faults and is_complete and len(ids) == len(annotations):
         return source.json_file
     images = {image["id"]: image for image in content["images"]}
     contiguous = contiguous_ids(content)
@@ -241,8 +246,8 @@ def _evaluation_file(source: CocoSet, content: dict, output_dir: str) -> str:
         image = images.get(annotation["image_id"])
         if not _annotation_fault(annotation, image, contiguous):
             box = annotation["bbox"]
-            defaults = {"area": box[2] * box[3], "iscrowd": 0}
-            usable.append({**defaults, **annotation, "id": len(usable) + 1})
+            area = annotation["area"] if _has_area(annotation) else box[2] * box[3]
+            usable.append({"iscrowd": 0, **annotation, "area": area, "id": len(usable) + 1})
     folder = os.path.join(output_dir, "datasets")
     path = os.path.join(folder, f"{source.name}.json")
     os.makedirs(folder, exist_ok=True)
@@ -254,12 +259,41 @@ def _evaluation_file(source: CocoSet, content: dict, output_dir: str) -> str:
     return path
 
 
+def _is_plain(entry: dict, key: str) -> bool:
+    """Whether the entry has the key, with a value that can be an id, a name or a number."""
+    return key in entry and not isinstance(entry[key], list | dict)
+
+
+def _is_countable(identity: Any) -> bool:
+    """Whether pycocotools can use the id of an annotation."""
+    return type(identity) is int and 0 < identity < 2**53
+
+
+def _has_area(annotation: dict) -> bool:
+    area = annotation.get("area")
+    return is_finite(area) and 0 <= area <= MAX_AREA
+
+
+def _check_images(where: str, images: list[dict]) -> None:
+    for number, image in enumerate(images):
+        name, size = image["file_name"], (image["width"], image["height"])
+        if not isinstance(name, str) or not all(is_finite(side) and side >= 1 for side in size):
+            raise UserError(
+                f"{where}: images[{number}] needs text as file_name, pixels as width and height; "
+                f"got {name!r}, {size[0]!r} and {size[1]!r}"
+            )
+
+
 def _check_ids(where: str, part: str, entries: list[dict]) -> None:
     seen = set()
+    kind = type(entries[0]["id"]) if entries else int
     for entry in entries:
         identity = entry["id"]
-        if not isinstance(identity, int | str):
-            raise UserError(f"{where}: {part} have the id {identity!r}; expected a whole number")
+        if kind not in (int, str) or type(identity) is not kind:
+            raise UserError(
+                f"{where}: {part} have the id {identity!r}; expected whole numbers, or text in all "
+                f"{part}"
+            )
         if identity in seen:
             raise UserError(f"{where}: {part} have the id {identity!r} twice; ids must differ")
         seen.add(identity)

@@ -10,6 +10,11 @@ from detectron2.structures import BoxMode
 
 logger = logging.getLogger(__name__)
 
+# A box of which less is seen is none: float32 and detectron2's mapper lose it.
+MIN_SIDE = 1e-3  # pixels
+# COCO's evaluation passes over larger boxes without a word.
+MAX_AREA = 1e10  # square pixels
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -46,15 +51,27 @@ def box_fault(box: Any, width: float, height: float) -> str | None:
     if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_number, box)):
         return "is not four numbers"
     x, y, box_width, box_height = box
-    if not all(map(math.isfinite, box)):
+    if not all(map(is_finite, box)):
         return "is not finite"
-    if box_width <= 0:
+    if box_width < MIN_SIDE:
         return "has no width"
-    if box_height <= 0:
+    if box_height < MIN_SIDE:
         return "has no height"
-    if x >= width or y >= height or x + box_width <= 0 or y + box_height <= 0:
+    if box_width * box_height > MAX_AREA:
+        return f"is larger than {MAX_AREA:g} square pixels"
+    visible_width = min(x + box_width, width) - max(x, 0)
+    visible_height = min(y + box_height, height) - max(y, 0)
+    if min(visible_width, visible_height) < MIN_SIDE:
         return f"is outside the image of {width} x {height} pixels"
     return None
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value out of a file is a number that a float can hold; True and False are not."""
+    try:
+        return _is_number(value) and math.isfinite(value)
+    except OverflowError:  # an int beyond the largest float
+        return False
 
 
 def is_clipped(box: Sequence[float], width: float, height: float, tolerance: float = 1.0) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .digit_scenes import datasets_root
-from .image_files import describe_error
+from .image_files import describe_error, to_8_bits
 from .image_set import ReadOptions
 
 logger = logging.getLogger(__name__)
@@ -163,10 +163,7 @@ def _report_faults(name: str, paths: Sequence[str], faults: dict[int, str]) -> N
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits; expected 8 or 16")
+    image = to_8_bits(image)
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")

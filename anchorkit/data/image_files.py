@@ -1,11 +1,36 @@
-"""What is wrong with image files, by decoding them or by their ends alone."""
+"""Reading image files of any kind, and what is wrong with one, by decoding it or its ends alone."""
 
 import os
 
+import numpy as np
 from detectron2.data import detection_utils as utils
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXIF_ORIENTATION = 0x0112
+
+
+def read_image(path: str, image_format: str) -> np.ndarray:
+    """(H, W, C) pixels as detectron2's ``read_image`` gives them; 16 bits become 8, not white.
+
+    Raises:
+        OSError: the file is missing, truncated or no image.
+        ValueError: pixels of more than 16 bits, whose range is unknown.
+    """
+    with Image.open(path) as file:
+        return utils.convert_PIL_to_numpy(to_8_bits(ImageOps.exif_transpose(file)), image_format)
+
+
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """The image with 8 bits a channel; Pillow would cut larger values off.
+
+    Raises:
+        ValueError: pixels of more than 16 bits, whose range is unknown.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits; expected 8 or 16")
+    return image
 
 
 def read_fault(record: dict, image_format: str = "BGR") -> str | None:
@@ -19,7 +44,7 @@ def read_fault(record: dict, image_format: str = "BGR") -> str | None:
         Why the file cannot be read or does not fit its record, or None if all is well.
     """
     try:
-        image = utils.read_image(record["file_name"], format=image_format)
+        image = read_image(record["file_name"], image_format)
     except Exception as error:
         return describe_error(error, record["file_name"])
     return _size_fault(record, image.shape[1], image.shape[0])

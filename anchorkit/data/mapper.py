@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from ..config import check_choice
 from ..errors import UserError
+from .image_files import read_image
 from .ssd_augmentation import ssd_augmentations
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def build_mapper(cfg: CfgNode, *, is_train: bool):
     """
     kind = check_choice("INPUT.AUGMENTATION", cfg.INPUT.AUGMENTATION, ("detectron2", "ssd"))
     if not is_train:
-        return DatasetMapper(cfg, is_train=False, augmentations=resize_augmentations(cfg))
+        return ImageMapper(resize_augmentations(cfg), cfg.INPUT.FORMAT)
     if kind == "ssd":
         return _build_ssd_mapper(cfg)
     arguments = DatasetMapper.from_config(cfg, is_train=True)
@@ -39,6 +40,28 @@ def build_mapper(cfg: CfgNode, *, is_train: bool):
 def resize_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     """What happens to an image before it is evaluated: it is resized."""
     return _with_fixed_size(cfg, utils.build_augmentation(cfg, is_train=False))
+
+
+class ImageMapper:
+    """Reads an image and resizes it, as detectron2's DatasetMapper does for evaluation.
+
+    Args:
+        augmentations: applied in turn.
+        image_format: that images are read in.
+    """
+
+    def __init__(self, augmentations: Sequence[T.Augmentation], image_format: str):
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+
+    def __call__(self, record: dict) -> dict:
+        """``record`` with "image" (3, H, W) and without its annotations."""
+        image = read_image(record["file_name"], self.image_format)
+        utils.check_image_size(record, image)
+        augmented = T.AugInput(image)
+        self.augmentations(augmented)
+        kept = {key: value for key, value in record.items() if key != "annotations"}
+        return kept | {"image": _channels_first(augmented.image)}
 
 
 class BoxMapper:
@@ -63,7 +86,8 @@ class BoxMapper:
 
     def __call__(self, record: dict) -> dict:
         """``record`` with "image" (3, H, W) and "instances" in place of its annotations."""
-        image = utils.read_image(record["file_name"], format=self.image_format)
+        record = dict(record)
+        image = read_image(record["file_name"], self.image_format)
         utils.check_image_size(record, image)
         return self.augment(record, image)
 
@@ -76,7 +100,7 @@ class BoxMapper:
         self.augmentations(augmented)
         size = augmented.image.shape[:2]
         visible, is_visible = visible_boxes(augmented.boxes, *size, keep=self.keep)
-        record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        record["image"] = _channels_first(augmented.image)
         record["instances"] = Instances(
             size,
             gt_boxes=Boxes(torch.as_tensor(visible, dtype=torch.float32)),
@@ -101,6 +125,10 @@ class BlankMapper(BoxMapper):
         sample = self.augment(record, blank)
         sample["image"] = torch.zeros(1, dtype=torch.uint8).expand(sample["image"].shape)
         return sample
+
+
+def _channels_first(image: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def _boxes_xyxy(annotations: Sequence[dict]) -> np.ndarray:

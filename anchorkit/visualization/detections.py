@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from detectron2.data import detection_utils
 from detectron2.structures import BoxMode, Instances
 from pycocotools import mask as coco_mask
 
+from ..data.image_files import read_image
 from .canvas import NEUTRAL, WRONG, Page, Panel, class_color, class_name
 
 # Images are enlarged or reduced to panels of this height, unless they would get too wide.
@@ -52,7 +52,7 @@ def draw_detections(
     Returns:
         uint8 RGB (H', W', 3), about 550 pixels high.
     """
-    image = detection_utils.read_image(dataset_dict["file_name"], format="RGB")
+    image = read_image(dataset_dict["file_name"], "RGB")
     image_size = image.shape[:2]
     names = getattr(metadata, "thing_classes", None)
     boxes, scores, classes = _confident(instances, score_threshold, image_size)

@@ -192,7 +192,10 @@ def drop_part(part):
         (lambda c: c["images"][1].pop("width"), r"images\[1\] needs id, file_name, width, height"),
         (lambda c: c["annotations"][2].pop("image_id"), r"annotations\[2\] needs image_id"),
         (lambda c: c["images"][1].update(id=5), "images have the id 5 twice"),
-        (lambda c: c["categories"][0].update(id=[1]), r"have the id \[1\]"),
+        (lambda c: c["categories"][0].update(id=[1]), "categories.0. needs id, name; got"),
+        (lambda c: c["categories"][0].update(id="7"), "expected whole numbers, or text in all c"),
+        (lambda c: c["images"][1].update(width="9"), r"images.1. needs text .* pixels .* '9' and"),
+        (lambda c: c["images"][2].update(file_name=4), "images.2. needs text as file_name.* got 4"),
     ],
 )
 def test_a_file_that_is_not_coco_format_is_one_clear_line(make_set, change, message):

@@ -66,6 +66,14 @@ def test_samples_are_those_of_detectron2(record, overrides):
     assert max(numbers) < 29, "boxes beyond the image must be dropped"
 
 
+@pytest.mark.parametrize("overrides", [[], ["INPUT.FORMAT", "RGB", "INPUT.MIN_SIZE_TEST", "50"]])
+def test_images_to_evaluate_are_those_of_detectron2(record, overrides):
+    cfg = config(*overrides)
+    mine, other = build_mapper(cfg, is_train=False)(record), DatasetMapper(cfg, False)(record)
+    assert torch.equal(mine.pop("image"), other.pop("image"))
+    assert mine == other and "annotations" in record
+
+
 def test_an_image_without_boxes_has_empty_instances(record):
     sample = build_mapper(config(), is_train=True)(record | {"annotations": []})
     assert sample["instances"].gt_boxes.tensor.shape == (0, 4)
