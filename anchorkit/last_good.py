@@ -7,7 +7,7 @@ from detectron2.utils import comm
 from .checkpoint import Checkpointer
 
 # A copy of a large model takes some 0.1 s; it is not made more often than this.
-MIN_ITERATIONS = 20
+MIN_ITERATIONS = 200
 
 
 class LastGoodState(HookBase):
@@ -52,6 +52,8 @@ class LastGoodState(HookBase):
         )
 
     def _copy(self, iteration: int) -> None:
+        if not comm.is_main_process():
+            return
         self._state = _copied({**self.checkpointer.state(), "iteration": iteration})
         self._state["trainer"]["iteration"] = iteration
 

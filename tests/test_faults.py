@@ -168,7 +168,10 @@ DIVERGING = ("SOLVER.STEPS", "(22,)", "SOLVER.GAMMA", "1e30", "SOLVER.MAX_ITER",
 
 
 @pytest.mark.parametrize("period", ["1000", "20"])
-def test_losses_that_are_not_finite_stop_with_the_last_good_state(tiny, tmp_path, period):
+def test_losses_that_are_not_finite_stop_with_the_last_good_state(
+    tiny, tmp_path, monkeypatch, period
+):
+    monkeypatch.setattr("anchorkit.last_good.MIN_ITERATIONS", 20)
     with pytest.raises(FloatingPointError) as error:
         command_here(tiny, tmp_path / "out", *DIVERGING, "SOLVER.CHECKPOINT_PERIOD", period)
     message = str(error.value)

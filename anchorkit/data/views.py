@@ -8,6 +8,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
 from ..errors import UserError
+from .image_files import read_image
 
 
 class ViewMapper:
@@ -31,7 +32,7 @@ class ViewMapper:
         file, and "is_flipped".
         """
         record = {key: value for key, value in record.items() if key != "annotations"}
-        pixels = utils.read_image(record["file_name"], format=self.image_format)
+        pixels = read_image(record["file_name"], self.image_format)
         utils.check_image_size(record, pixels)
         record["views"] = []
         for resize in self.resizes:
