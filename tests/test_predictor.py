@@ -243,6 +243,35 @@ def test_broken_files_are_skipped_by_name(demo, scenes, tmp_path, monkeypatch):
     assert [path.name for path in output.iterdir()] == ["predictions.json"]
 
 
+def test_an_interrupted_video_keeps_what_was_found(demo, scenes, tmp_path, monkeypatch):
+    class Interrupted:
+        """A video of two frames, then Ctrl-C."""
+
+        def __init__(self, _source):
+            self.frames = [cv2.imread(path) for path in scenes[:2]]
+
+        def read(self):
+            if not self.frames:
+                raise KeyboardInterrupt
+            return True, self.frames.pop(0)
+
+        def isOpened(self):
+            return True
+
+        def get(self, _property):
+            return 0.0
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Interrupted)
+    (tmp_path / "film.mp4").touch()
+    status, said = demo("--input", tmp_path / "film.mp4", "--output", tmp_path, "--no-pictures")
+    assert status == 130 and "interrupted" in said
+    predictions = json.loads((tmp_path / "predictions.json").read_text())
+    assert {entry["frame"] for entry in predictions} == {0, 1}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -100,7 +100,7 @@ def main(args: argparse.Namespace) -> int:
             else:
                 predictions.append(best_classes(found["scores"], predictor.class_names, path))
         for source in videos:
-            predictions += run_video(source, predictor, thresholds, args, faults, ids)
+            run_video(source, predictor, thresholds, args, predictions, faults, ids)
     finally:
         # Also what was found before an error or Ctrl-C.
         path = os.path.join(args.output, "predictions.json")
@@ -214,19 +214,20 @@ def run_video(
     predictor: Predictor,
     thresholds: Sequence[float],
     args: argparse.Namespace,
+    predictions: list[dict],
     faults: list,
     ids: Iterator[int],
-) -> list[dict]:
-    """Detect on all frames of a video or webcam; returns the detections and writes the video."""
+) -> None:
+    """Detect on all frames of a video or webcam, append to ``predictions``, and write the video."""
     capture = cv2.VideoCapture(source)
     if not capture.isOpened():
         faults.append(UserError(f"video {source}: cannot be opened"))
-        return []
+        return
     is_webcam = isinstance(source, int)
     name = f"webcam_{source}" if is_webcam else os.path.splitext(os.path.basename(source))[0]
     rate = capture.get(cv2.CAP_PROP_FPS) or DEFAULT_RATE
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    writer, predictions, num_frames = None, [], 0
+    writer, num_frames = None, 0
     results = predictor.stream(_frames(capture))
     try:
         for frame, found in tqdm(results, total=max(total, 0) or None, unit="frame"):
@@ -255,7 +256,6 @@ def run_video(
             writer.release()
     if num_frames == 0:
         faults.append(UserError(f"video {source}: has no frames that can be read"))
-    return predictions
 
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
