@@ -10,7 +10,7 @@ from tests import contracts
 C = 3
 
 
-def small_model():
+def small_model(norm="BN"):
     """ResNet-18-FPN with 64 channels, and a threshold that lets an untrained detector through."""
     torch.manual_seed(0)
     overrides = [
@@ -20,7 +20,7 @@ def small_model():
         *("MODEL.RESNETS.DEPTH", 18),
         *("MODEL.RESNETS.STEM_OUT_CHANNELS", 32),
         *("MODEL.RESNETS.RES2_OUT_CHANNELS", 32),
-        *("MODEL.RESNETS.NORM", "BN"),
+        *("MODEL.RESNETS.NORM", norm),
         *("MODEL.RESNETS.OUT_FEATURES", ["res3", "res4", "res5"]),
         *("MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"]),
         *("MODEL.FPN.OUT_CHANNELS", 64),

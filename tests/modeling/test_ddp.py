@@ -8,14 +8,21 @@ from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from tests import contracts
-from tests.modeling import test_classifier, test_fcos, test_semi_anchored_retinanet, test_ssd
+from tests.modeling import (
+    test_baseline_retinanet,
+    test_classifier,
+    test_fcos,
+    test_semi_anchored_retinanet,
+    test_ssd,
+)
 
 C = 3
 
 FULL = [[6.0, 8, 30, 40], [34.0, 30, 62, 58], [38.0, 4, 58, 20]]
-# Each has normalisers of its own; FCOSv2 shares those of FCOS.
-POINT_DETECTORS = ("fcos", "foveabox", "dsla_fcos", "dsla_foveabox")
-NAMES = ("semi_anchored_retinanet", "ssd", *POINT_DETECTORS, "oat", "indeed")
+POINT_DETECTORS = (*test_fcos.BASELINES, *test_fcos.WITH_DSLA)
+ANCHOR_DETECTORS = ("retinanet", "semi_anchored_retinanet", "ssd", "semi_anchored_ssd")
+CLASSIFIERS = ("cross_entropy", "binary_cross_entropy", "oat", "indeed")
+NAMES = (*ANCHOR_DETECTORS, *POINT_DETECTORS, *CLASSIFIERS)
 
 
 def build(name):
@@ -35,8 +42,14 @@ def build(name):
         return test_classifier.classifier(
             size=64, MODEL__CLASSIFIER__METHOD="indeed", MODEL__INDEED__DEFAULT_PAIR="self"
         )
+    if name in CLASSIFIERS:
+        return test_classifier.classifier(size=64, MODEL__CLASSIFIER__METHOD=name)
+    if name == "retinanet":
+        return test_baseline_retinanet.small_model(norm="GN")
     if name == "ssd":
         return test_ssd.small_model()
+    if name == "semi_anchored_ssd":
+        return test_ssd.small_model("SemiAnchoredSSD")
     if name == "semi_anchored_retinanet":
         return test_semi_anchored_retinanet.small_model(norm="GN", width=32)
     model = test_fcos.small_model(
@@ -47,7 +60,8 @@ def build(name):
         FOVEABOX__SIGMA=0.9,
     )
     with torch.no_grad():
-        model.head.box_regressor.bias.fill_(0.0 if "foveabox" in name else 2.5)
+        bias = 0.0 if "foveabox" in name else 1.0 if "fcosv2" in name else 2.5
+        model.head.box_regressor.bias.fill_(bias)
     return model
 
 
@@ -70,7 +84,8 @@ def labelled(inputs):
 
 
 def learn(model, inputs):
-    """Losses and gradients of one step."""
+    """Losses, gradients and updated weights of one step, which is then taken back."""
+    before = {name: one.clone() for name, one in model.state_dict().items()}
     model.zero_grad()
     losses = contracts.training_losses(model, labelled(inputs))
     sum(losses.values()).backward()
@@ -79,7 +94,10 @@ def learn(model, inputs):
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-    return {name: loss.detach() for name, loss in losses.items()}, gradients
+    torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9).step()
+    weights = torch.cat([one.detach().flatten() for one in model.parameters()])
+    model.load_state_dict(before)
+    return {name: loss.detach() for name, loss in losses.items()}, gradients, weights
 
 
 def one_of_two_processes(rank, folder):
@@ -111,8 +129,9 @@ def both_processes(tmp_path_factory):
 def test_two_processes_learn_what_one_learns_from_the_joint_batch(both_processes, name):
     first, second = (results[name] for results in both_processes)
     model = build(name)
+    before = torch.cat([one.detach().flatten() for one in model.parameters()])
     for i, batch in enumerate(batches()):
-        losses, gradients = learn(model, batch)
+        losses, gradients, weights = learn(model, batch)
         for key, loss in losses.items():
             average = (first[i][0][key] + second[i][0][key]) / 2
             torch.testing.assert_close(average, loss, rtol=1e-4, atol=1e-6, msg=key)
@@ -123,6 +142,9 @@ def test_two_processes_learn_what_one_learns_from_the_joint_batch(both_processes
             # Where group normalisation cancels a gradient, rounding is what remains.
             limit = 1e-3 * gradient.abs().max().item() + 1e-7 * largest
             assert (first[i][1][key] - gradient).abs().max() <= limit, key
+        assert torch.equal(first[i][2], second[i][2])
+        update = (weights - before).norm()
+        assert update > 0 and (first[i][2] - weights).norm() <= 1e-3 * update
 
 
 @pytest.mark.parametrize("name", POINT_DETECTORS)

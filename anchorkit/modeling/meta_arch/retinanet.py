@@ -71,5 +71,11 @@ class BaselineRetinaNet(RetinaNet):
         boxes = [self.box2box_transform.apply_deltas(one, anchors) for one in deltas]
         return torch.stack(boxes), flatten_levels(logits, self.num_classes).float().sigmoid()
 
+    def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
+        # detectron2 hands over a count that is raised to 1, which a process without a box has not.
+        labels = torch.stack(gt_labels)
+        self._num_positive = ((labels >= 0) & (labels != self.num_classes)).sum()
+        return super().losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes)
+
     def _ema_update(self, name, value, initial_value, momentum=0.9):
-        return mean_over_ranks(self.pixel_mean.new_tensor(value)).item()
+        return mean_over_ranks(self._num_positive).item()
