@@ -25,8 +25,8 @@ def quoted(names: Sequence[str], limit: int = 6) -> str:
 def exit_status(program: str, command: Callable[[], int | None]) -> int:
     """Run a command line; its exit status is what it returns, or 2 after a :class:`UserError`.
 
-    The error is told in one line; None is 0. A full disk is told like one, and Ctrl-C with status
-    130, as shells have it.
+    The error is told in one line; None is 0. What :func:`outer_fault` knows is told like one, and
+    Ctrl-C has status 130, as in shells.
     """
     try:
         return command() or 0
@@ -37,11 +37,27 @@ def exit_status(program: str, command: Callable[[], int | None]) -> int:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        fault = full_disk(error)
+        fault = outer_fault(error)
         if fault is None:
             raise
-        print(f"{program}: error: {fault}; make room and start again", file=sys.stderr)
+        print(f"{program}: error: {fault}", file=sys.stderr)
         return 2
+
+
+def outer_fault(error: Exception) -> str | None:
+    """What to tell of an error whose cause is outside of the program, and what to do.
+
+    That is a full disk, or the death of a process that loads data; None for any other error.
+    """
+    disk = full_disk(error)
+    if disk is not None:
+        return f"{error if isinstance(error, UserError) else disk}; make room and start again"
+    if "DataLoader worker (pid" in str(error):
+        return (
+            f"a process that loads data died ({str(error).strip()[:80]}); if memory ran out, lower "
+            "DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH and start again"
+        )
+    return None
 
 
 def full_disk(error: BaseException | None) -> OSError | None:

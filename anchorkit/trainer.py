@@ -22,7 +22,7 @@ from .closing import closing_note, stopping_note
 from .data import build_test_loader, build_train_loader
 from .data.image_batches import iterations_per_epoch
 from .early_stopping import EarlyStopping
-from .errors import UserError, full_disk
+from .errors import UserError, outer_fault
 from .evaluation import build_evaluator, evaluate
 from .hooks import Evaluation, LogLine, PhaseSwitch, Stopping, WeightAverage
 from .last_good import LastGoodState
@@ -276,31 +276,16 @@ class Trainer(DefaultTrainer):
                 logger.error("training stopped: %s", note)
                 raise FloatingPointError(note) from None
             except Exception as error:
-                fault = _outer_fault(error)
-                if fault is None:
-                    logger.exception("training failed at iteration %d", self.iter)
-                    raise
-                logger.error("training stopped at iteration %d: %s", self.iter, fault)
-                raise UserError(fault) from error
+                fault = outer_fault(error)
+                if fault is not None:
+                    error = UserError(f"{fault}; --resume goes on from the last checkpoint")
+                if isinstance(error, UserError):
+                    logger.error("training stopped at iteration %d: %s", self.iter, error)
+                    raise error from None
+                logger.exception("training failed at iteration %d", self.iter)
+                raise
             finally:
                 self.after_train()
-
-
-def _outer_fault(error: Exception) -> str | None:
-    """What to tell of an error whose cause is outside of the program; None for any other."""
-    going_on = "--resume goes on from the last checkpoint"
-    fault = full_disk(error)
-    if fault is not None:
-        return f"{error if isinstance(error, UserError) else fault}; make room, then {going_on}"
-    if isinstance(error, UserError):
-        return str(error)
-    # The connection to a dead process may break before its death is told.
-    if "DataLoader worker" in str(error) or isinstance(error, ConnectionError | EOFError):
-        return (
-            f"a process that loads data died ({str(error).strip()[:80]}); if memory ran out, "
-            f"lower DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH; {going_on}"
-        )
-    return None
 
 
 def verify(cfg: CfgNode, results: dict) -> None:

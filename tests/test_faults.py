@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import nn
 
 from anchorkit import checkpoint, engine
 from anchorkit.checkpoint import Checkpointer, read_checkpoint
-from anchorkit.data import mapper
+from anchorkit.data import image_files, mapper
 from anchorkit.errors import UserError, exit_status
 from tests import test_train_net as runs
 
@@ -201,6 +200,32 @@ def test_a_run_that_diverges_at_once_leaves_the_state_it_began_with(tiny, tmp_pa
     assert "training from iteration 0 to 8" in (tmp_path / "log.txt").read_text()
 
 
+DAMAGED = {
+    "images": lambda c: c["images"][0].update(file_name="nowhere.png"),
+    "boxes": lambda c: [a.update(bbox=[0, 0, float("nan"), 3]) for a in c["annotations"][::2]],
+    "categories": lambda c: c["annotations"][0].update(category_id=None, iscrowd="x"),
+    "areas": lambda c: [a.update(area=-1, id=0) for a in c["annotations"]],
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_run_on_damaged_data_trains_evaluates_and_names_the_faults(kind, tiny, tmp_path):
+    content = json.loads((tiny.parent / "boxes.json").read_text())
+    DAMAGED[kind](content)
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    name = f"tiny_damaged_{kind}"
+    entry = [[name, str(tmp_path / "boxes.json"), str(tiny.parent / "images")]]
+    said = runs.train_here(
+        tiny, tmp_path / "out", "DATASETS.COCO_FORMAT", str(entry), "SOLVER.MAX_ITER", "3",
+        "DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", f"('{name}',)",
+    )  # fmt: skip
+    assert "Done. Here it is:" in said and (tmp_path / "out" / "results.json").exists()
+    told = {"images": "the file does not exist", "boxes": "left out 6 unusable annotations",
+            "categories": "the category None is unknown", "areas": "| boxes "}
+    assert told[kind] in said
+    assert (tmp_path / "out" / "datasets" / f"{name}.json").exists() == (kind != "images")
+
+
 def die_in_worker(self, record):
     if record["image_id"] == 7 and torch.utils.data.get_worker_info():
         kill_me()
@@ -219,12 +244,20 @@ def test_the_death_of_a_loading_process_is_one_line(tiny, tmp_path, monkeypatch,
     assert "DATALOADER.NUM_WORKERS" in error and "Traceback" not in said.err + said.out
 
 
+def test_a_fault_of_the_program_in_a_loading_process_keeps_its_traceback(
+    tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(mapper, "visible_boxes", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError, match="Traceback"):
+        command_here(tiny, tmp_path, "DATALOADER.NUM_WORKERS", "1")
+
+
 def test_a_mistake_found_in_a_loading_process_is_one_line(tiny, tmp_path, monkeypatch, capfd):
-    def fail(_path, **_):
+    def fail(*_):
         raise OSError("broken")
 
-    for module in (mapper, sys.modules["anchorkit.data.image_files"]):
-        monkeypatch.setattr(module.utils, "read_image", fail)
+    for module in (mapper, image_files):
+        monkeypatch.setattr(module, "read_image", fail)
     assert command_here(tiny, tmp_path, "DATALOADER.NUM_WORKERS", "1") == 2
     said = capfd.readouterr()
     error = said.err.strip().splitlines()[-1]
