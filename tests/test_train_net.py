@@ -62,7 +62,12 @@ VERSION: 2
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """Path of a config that trains on twelve 64-pixel images of coloured rectangles."""
-    return write_tiny(tmp_path_factory.mktemp("tiny"), "tiny_boxes")
+    # One folder for all modules that a process tests: the set's name can stand for one alone.
+    folder = tmp_path_factory.getbasetemp() / "tiny"
+    if folder.exists():
+        return folder / "tiny.yaml"
+    folder.mkdir()
+    return write_tiny(folder, "tiny_boxes")
 
 
 def write_tiny(folder, name):
@@ -104,6 +109,7 @@ def _leave_no_trace():
     for name in ("anchorkit", "detectron2", "fvcore"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
         logger.propagate = True
     setup_logger.cache_clear()
 
