@@ -45,7 +45,7 @@ lint: setup  ## ruff
 	@$(PY) -m ruff check .
 
 bench: setup  ## speed and memory
-	@$(PY) tools/benchmark.py $(ARGS)
+	@$(PY) tools/benchmark.py --markdown BENCHMARKS.md --plot docs/scaling.png $(ARGS)
 
 clean:  ## caches, build output and the virtual environment; data and output/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

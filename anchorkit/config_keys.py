@@ -107,6 +107,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.SGDR = CfgNode({"EPOCHS": 20, "ITERS": 0, "MULTIPLY": 2})
     # Keep images and weights in channels-last order: faster on CPUs and on GPUs with AMP.
     cfg.MODEL.CHANNELS_LAST = False
+    # Compile body and head with torch.compile when they first run, which takes minutes for a
+    # detector; a CPU needs a C++ compiler.
+    cfg.MODEL.COMPILE = False
     # Batches of IMS_PER_BATCH images whose gradients are averaged before one optimizer step.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # Write the training metrics (and synchronise the GPU) every so many iterations.

@@ -26,6 +26,7 @@ from .errors import UserError, outer_fault
 from .evaluation import build_evaluator, evaluate
 from .hooks import Evaluation, LogLine, PhaseSwitch, Stopping, WeightAverage
 from .last_good import LastGoodState
+from .modeling.compilation import compile_networks
 from .solver import build_lr_scheduler, build_optimizer, is_lower_better, load_schedule
 from .training_step import TrainingStep
 
@@ -157,7 +158,11 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode):
         model = super().build_model(cfg)
-        return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
+        if cfg.MODEL.CHANNELS_LAST:
+            model = model.to(memory_format=torch.channels_last)
+        if cfg.MODEL.COMPILE:
+            compile_networks(model)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model):

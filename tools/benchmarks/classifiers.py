@@ -1,24 +1,25 @@
-#!/usr/bin/env python
-"""Measure epochs of the classifier beside a bare PyTorch loop and detectron2's data loader.
+"""Epochs of the classifier beside a bare PyTorch loop and detectron2's data loader.
 
-An epoch is 50,000 images of 32 x 32 pixels in batches of 32, through the lightweight CNN, in
-alternating turns of one process. detectron2's loader takes them from memory, and from PNG files
-with its default mapper, without resizing and flips. INDeeD is measured beside its baseline on the
-simple CNN, 84 x 84 pixels in batches of 128, a twentieth of the images in a turn. Writes a JSON
-file and, with ``--markdown``, a page. Example::
-
-    python tools/benchmark_classifier.py --output output/benchmark_classifier.json
+An epoch is 50,000 images of 32 x 32 pixels in batches of 32, through the lightweight CNN.
+detectron2's loader takes them from memory, and from PNG files with its default mapper, without
+resizing and flips. INDeeD is measured beside its baseline on the simple CNN, 84 x 84 pixels in
+batches of 128, a twentieth of the images in a turn.
 """
 
 import argparse
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from benchmark import alternate, summary, write_report
-from detectron2.data import DatasetMapper, build_detection_train_loader
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_train_loader,
+)
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torchvision.io import write_png
@@ -26,10 +27,11 @@ from torchvision.io import write_png
 from anchorkit.config import load_config
 from anchorkit.data import ImageSet, register_image_set
 from anchorkit.data.image_batches import TestImageBatches
-from anchorkit.machine import hardware
 from anchorkit.trainer import Trainer
 
-CONFIGS = os.path.join(os.path.dirname(__file__), "..", "configs")
+from .models import ROOT
+from .timing import alternate, table_of_times
+
 CROSS_ENTROPY = "Image-Classification/ce_lightweight_cnn_cifar10.yaml"
 OAT = "Image-Classification/oat_lightweight_cnn_cifar10.yaml"
 MULTI_LABEL = {
@@ -52,15 +54,17 @@ def noise(num_images: int, channels: int = 3, size: int = 32, num_labels: int = 
     return ImageSet(images, labels.squeeze(1), tuple("0123456789"), range(num_images))
 
 
-def trainer_of(config: str, num_steps: int, device: str, folder: str) -> Trainer:
+def trainer_of(
+    config: str, num_steps: int, device: str, folder: str, overrides: Sequence[str] = ()
+) -> Trainer:
     """A trainer of the shipped config on the noise for some steps, OAT from the first one."""
     set_name = MULTI_LABEL_SET_NAME if config in MULTI_LABEL.values() else SET_NAME
     cfg = load_config(
-        os.path.join(CONFIGS, config),
+        str(ROOT / "configs" / config),
         ["DATASETS.TRAIN", f"('{set_name}',)", "DATASETS.TEST", "()", "OUTPUT_DIR", folder,
          "SOLVER.MAX_ITER", str(num_steps), "SOLVER.MAX_EPOCHS", "0", "TEST.EVAL_EPOCHS", "0",
          "MODEL.NUM_CLASSES", "10", "MODEL.OAT.PRETRAIN_EPOCHS", "0", "SEED", "0",
-         "MODEL.DEVICE", device],
+         "MODEL.DEVICE", device, *overrides],
     )  # fmt: skip
     return Trainer(cfg)
 
@@ -138,61 +142,66 @@ def evaluation(config: str, images: ImageSet, device: str, folder: str) -> Calla
     return run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", default="output/benchmark_classifier.json", help="JSON file")
-    parser.add_argument("--markdown", help="page to write")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of every measurement")
-    parser.add_argument("--images", type=int, default=50_000, help="images of an epoch")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    images = noise(args.images)
-    register_image_set(SET_NAME, lambda options: images, images.classes)
-    steps = -(-args.images // BATCH)
-    multi_label_steps = -(-args.images // 20 // MULTI_LABEL_BATCH)
-    large = noise(multi_label_steps * MULTI_LABEL_BATCH, channels=1, size=84, num_labels=5)
-    register_image_set(MULTI_LABEL_SET_NAME, lambda options: large, large.classes, multi_label=True)
-    with tempfile.TemporaryDirectory() as folder:
+@contextmanager
+def registered(name: str, images: ImageSet, multi_label: bool = False) -> Iterator[None]:
+    """While it lasts, configs find the images under a name."""
+    register_image_set(name, lambda options: images, images.classes, multi_label=multi_label)
+    yield
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def classifiers(args: argparse.Namespace) -> dict[str, dict]:
+    """Epochs of training and evaluation of one label, and of training with several labels."""
+    num_images = 320 if args.quick else 50_000
+    rounds = max(1, args.rounds // 3)
+    images = noise(num_images)
+    steps = -(-num_images // BATCH)
+    with tempfile.TemporaryDirectory() as folder, registered(SET_NAME, images):
         shared = (steps, args.device, folder)
-        bare, ours = "bare PyTorch loop", "anchorkit, cross entropy"
+        bare = "bare PyTorch loop"
         files = write_files(images, folder)
         from_files = DatasetMapper(is_train=True, augmentations=[], image_format="RGB")
 
         def from_memory(record: dict) -> dict:
             return {**record, "image": images.images[record["image_id"]]}
 
+        detectron2 = "detectron2's trainer and loader"
         training = {
-            ours: anchorkit_epoch(CROSS_ENTROPY, *shared),
+            "anchorkit, cross entropy": anchorkit_epoch(CROSS_ENTROPY, *shared),
             "anchorkit, OAT": anchorkit_epoch(OAT, *shared),
             bare: bare_epoch(images, *shared),
-            "detectron2's trainer and loader, from memory": detectron2_epoch(
-                files, from_memory, *shared
-            ),
-            "detectron2's trainer and loader, PNG files": detectron2_epoch(
-                files, from_files, *shared
-            ),
+            f"{detectron2}, from memory": detectron2_epoch(files, from_memory, *shared),
+            f"{detectron2}, PNG files": detectron2_epoch(files, from_files, *shared),
         }
-        ce = "cross entropy"
         evaluations = {
             name: evaluation(config, images, args.device, folder)
-            for name, config in ((ce, CROSS_ENTROPY), ("OAT, all protocols", OAT))
+            for name, config in (("cross entropy", CROSS_ENTROPY), ("OAT, all protocols", OAT))
         }
-        multi_label = {
-            name: anchorkit_epoch(config, multi_label_steps, args.device, folder)
+        title = f"{num_images:,} images of 32 x 32, lightweight CNN"
+        tables = {
+            f"Training epoch, {title}, batch {BATCH}": table_of_times(
+                alternate(training, rounds), bare, images=num_images
+            ),
+            f"Evaluation, {title}": table_of_times(
+                alternate(evaluations, rounds), "cross entropy", images=num_images
+            ),
+        }
+    return tables | _multi_label(args, num_images)
+
+
+def _multi_label(args: argparse.Namespace, num_images: int) -> dict[str, dict]:
+    steps = -(-num_images // 20 // MULTI_LABEL_BATCH)
+    images = noise(steps * MULTI_LABEL_BATCH, channels=1, size=84, num_labels=5)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        registered(MULTI_LABEL_SET_NAME, images, multi_label=True),
+    ):
+        training = {
+            name: anchorkit_epoch(config, steps, args.device, folder)
             for name, config in MULTI_LABEL.items()
         }
-        title = f"{args.images} images of 32 x 32, lightweight CNN"
-        tables = {
-            f"Training epoch, {title}, batch {BATCH}": summary(
-                alternate(training, args.rounds), bare
-            ),
-            f"Evaluation, {title}": summary(alternate(evaluations, args.rounds), ce),
-            f"Training, {len(large.images)} images of 84 x 84, simple CNN, batch "
-            f"{MULTI_LABEL_BATCH}": summary(alternate(multi_label, args.rounds), "baseline"),
-        }
-    result = {"hardware": hardware(args.device), "tables": tables}
-    write_report(result, "tools/benchmark_classifier.py", args.output, args.markdown)
-
-
-if __name__ == "__main__":
-    main()
+        times = alternate(training, max(1, args.rounds // 3))
+    count = len(images.labels)
+    title = f"Training, {count:,} images of 84 x 84, simple CNN, batch {MULTI_LABEL_BATCH}"
+    return {title: table_of_times(times, "baseline", images=count)}

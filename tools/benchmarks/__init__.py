@@ -1,0 +1,1 @@
+"""Sections of ``tools/benchmark.py``; each returns tables, each table measured in one run."""
