@@ -7,6 +7,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 
 from ...errors import UserError
 from .deformable import deform
+from .folding import fold_norms
 from .fpn import build_fpn
 
 # Basic blocks of each stage in the two shallow ResNets.
@@ -23,6 +24,7 @@ def build_resnet_fpn_p6p7_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
         bottom_up = _build_narrow_resnet(cfg, input_shape)
     else:
         bottom_up = build_resnet_backbone(cfg, input_shape)
+    fold_norms(bottom_up)
     return build_fpn(cfg.MODEL.FPN, bottom_up)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UserError
+from ...layers import evaluation_order
 
 _STAGE_CHANNELS = (64, 128, 256, 512, 512)
 _CONV6_CHANNELS = 1024
@@ -110,7 +111,7 @@ class SSDVGG(Backbone):
             ValueError: the image is too small for the last of the extra layers.
         """
         height, width = x.shape[-2:]
-        maps = []
+        x, maps = evaluation_order(x), []
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index == 3:
