@@ -92,7 +92,7 @@ def read_table(path: str | Path) -> dict:
     """The content of a table file.
 
     Raises:
-        UserError: there is no such file, or it is no table.
+        UserError: there is no such file, or it is no table, or names no figures.
     """
     try:
         table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -100,6 +100,10 @@ def read_table(path: str | Path) -> dict:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(table, dict) or not isinstance(table.get("rows"), list):
         raise UserError(f"{path}: not a table: it has no rows")
+    for row in table["rows"]:
+        row.setdefault("paper", {})
+    if not figures_of(table):
+        raise UserError(f"{path}: give the rows the paper's figures, or the table 'figures: [AP]'")
     return table
 
 
@@ -189,9 +193,9 @@ def read_results(folder: str) -> dict[str, float]:
 
 
 def figures_of(table: dict) -> list[str]:
-    """The figures that a table prints, in their order, gains as the figures they are of."""
-    names = (name.removesuffix(GAIN) for row in table["rows"] for name in row["paper"])
-    return list(dict.fromkeys(names))
+    """The figures that a table names and that its paper prints, gains as what they are of."""
+    printed = (name.removesuffix(GAIN) for row in table["rows"] for name in row["paper"])
+    return list(dict.fromkeys([*table.get("figures", ()), *printed]))
 
 
 def compare(

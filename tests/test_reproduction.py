@@ -124,6 +124,17 @@ def test_a_file_that_is_no_table_is_named(tmp_path, text):
         read_table(path)
 
 
+def test_a_table_without_a_papers_figures_names_its_own(tmp_path):
+    path = tmp_path / "table.yaml"
+    rows = "rows: [{name: mine, config: mine.yaml}]\n"
+    path.write_text(rows)
+    with pytest.raises(UserError, match=r"table.yaml: give the rows .* or the table 'figures:"):
+        read_table(path)
+    path.write_text(rows + "figures: [acc1, acc5]\n")
+    table = read_table(path)
+    assert figures_of(table) == ["acc1", "acc5"] and table["rows"][0]["paper"] == {}
+
+
 # --- figures ---
 
 
