@@ -70,11 +70,14 @@ def test_memory_and_scaling_are_measured_and_other_sections_kept(tmp_path):
 
 def test_classifiers_and_options_are_measured(tmp_path):
     sections, _ = run_benchmark(tmp_path, "--sections", "classifiers", "options")
-    training, evaluation, multi_label = sections["classifiers"]["tables"].values()
+    steps, training, evaluation, multi_label = sections["classifiers"]["tables"].values()
     assert column(training, "/ bare PyTorch loop")["bare PyTorch loop"] == 1.0
+    assert column(steps, "/ cross entropy")["cross entropy"] == 1.0
     assert column(evaluation, "/ cross entropy")["cross entropy"] == 1.0
     assert column(multi_label, "/ baseline")["baseline"] == 1.0
-    assert [len(table["rows"]) for table in (training, evaluation, multi_label)] == [5, 2, 3]
+    assert [len(table["rows"]) for table in (steps, training, evaluation, multi_label)] == [
+        2, 5, 2, 3
+    ]
     *detector, classifier = sections["options"]["tables"].values()
     layout = "MODEL.CHANNELS_LAST"
     assert all(column(table, "/ default")[layout] > 0 for table in (*detector, classifier))

@@ -41,6 +41,8 @@ MULTI_LABEL = {
 }
 SET_NAME, MULTI_LABEL_SET_NAME = "benchmark_noise", "benchmark_noise_5"
 BATCH, MULTI_LABEL_BATCH = 32, 128
+# Steps in a short turn, and such turns for one of the others.
+TURN, TURNS = 100, 15
 
 
 def noise(num_images: int, channels: int = 3, size: int = 32, num_labels: int = 1) -> ImageSet:
@@ -76,6 +78,22 @@ def anchorkit_epoch(config: str, num_steps: int, device: str, folder: str) -> Ca
         trainer_of(config, num_steps, device, folder).train()
 
     return epoch
+
+
+def steps_of(
+    config: str, num_steps: int, device: str, folder: str, overrides: Sequence[str] = ()
+) -> Callable[[], None]:
+    """Some steps of a trainer that is built once: with the data, without hooks and files."""
+    trainer = trainer_of(config, num_steps, device, folder, overrides)
+    step = trainer._trainer
+    step.start(trainer.build_train_loader(trainer.cfg))
+
+    def run() -> None:
+        with EventStorage():
+            for iteration in range(num_steps):
+                step.run(iteration)
+
+    return run
 
 
 def bare_epoch(images: ImageSet, num_steps: int, device: str, folder: str) -> Callable[[], None]:
@@ -178,8 +196,17 @@ def classifiers(args: argparse.Namespace) -> dict[str, dict]:
             name: evaluation(config, images, args.device, folder)
             for name, config in (("cross entropy", CROSS_ENTROPY), ("OAT, all protocols", OAT))
         }
+        few = min(steps, TURN)
+        one_turn = {
+            name: steps_of(config, few, args.device, folder)
+            for name, config in (("cross entropy", CROSS_ENTROPY), ("OAT", OAT))
+        }
         title = f"{num_images:,} images of 32 x 32, lightweight CNN"
         tables = {
+            f"{few} training steps, lightweight CNN, batch {BATCH}": table_of_times(
+                alternate(one_turn, TURNS * rounds), "cross entropy", images=few * BATCH,
+                note="In short turns, since the two are nearly alike.",
+            ),  # fmt: skip
             f"Training epoch, {title}, batch {BATCH}": table_of_times(
                 alternate(training, rounds), bare, images=num_images
             ),

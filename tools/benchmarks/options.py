@@ -12,7 +12,7 @@ from torch import nn
 from anchorkit.modeling.compilation import compile_networks
 
 from . import models as zoo
-from .classifiers import BATCH, CROSS_ENTROPY, SET_NAME, noise, registered, trainer_of
+from .classifiers import BATCH, CROSS_ENTROPY, SET_NAME, noise, registered, steps_of
 from .timing import alternate, table_of_times
 
 SIZE = (480, 640)
@@ -86,7 +86,7 @@ def _step(model: nn.Module, data: list[dict]) -> None:
 
 
 def _classifier_table(args: argparse.Namespace) -> dict[str, dict]:
-    """Epochs of the training command's own loop."""
+    """Epochs of the training command's steps."""
     num_images = 320 if args.quick else 50_000
     images = noise(num_images)
     steps = -(-num_images // BATCH)
@@ -94,17 +94,7 @@ def _classifier_table(args: argparse.Namespace) -> dict[str, dict]:
 
         def epoch(keys: tuple[str, ...]) -> Callable[[], None]:
             pairs = [text for key in keys for text in (key, "True")]
-            trainer = trainer_of(CROSS_ENTROPY, steps, args.device, folder, pairs)
-
-            step = trainer._trainer
-            step.start(trainer.build_train_loader(trainer.cfg))
-
-            def run() -> None:
-                with EventStorage():
-                    for iteration in range(steps):
-                        step.run(iteration)
-
-            return run
+            return steps_of(CROSS_ENTROPY, steps, args.device, folder, pairs)
 
         epochs = {row: epoch(keys) for row, keys in ROWS.items()}
         times = alternate(epochs, max(1, args.rounds // 4))
