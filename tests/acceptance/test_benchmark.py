@@ -59,8 +59,8 @@ def test_memory_and_scaling_are_measured_and_other_sections_kept(tmp_path):
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
     *networks, labelling = sections["memory"]["tables"].values()
     for table in networks:
-        inference, training = column(table, "inference MB"), column(table, "training step MB")
-        assert all(1 < inference[name] < training[name] for name in inference)
+        assert all(megabytes > 5 for megabytes in column(table, "inference MB").values())
+        assert all(megabytes > 50 for megabytes in column(table, "training step MB").values())
     # The lower bounds show that memory was measured at all.
     assert all(5 < megabytes < 600 for megabytes in column(labelling, "100 boxes, MB").values())
     for table in sections["scaling"]["tables"].values():
