@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 
 import torch
-from detectron2.utils.events import EventStorage
-from torch import nn
 
 from anchorkit.modeling.compilation import compile_networks
 
 from . import models as zoo
 from .classifiers import BATCH, CROSS_ENTROPY, SET_NAME, noise, registered, steps_of
+from .detectors import infer, train
 from .timing import alternate, table_of_times
 
 SIZE = (480, 640)
@@ -43,8 +42,8 @@ def _detector_tables(args: argparse.Namespace) -> dict[str, dict]:
         model = zoo.build(DETECTOR, args.device, args.depth, overrides)
         if COMPILATION in keys:
             compile_networks(model)
-        inference[row] = _in_precision(args.device, PRECISION in keys, _infer, model.eval, data)
-        training[row] = _in_precision(args.device, PRECISION in keys, _step, model.train, data)
+        inference[row] = _in_precision(args, PRECISION in keys, infer, model, data)
+        training[row] = _in_precision(args, PRECISION in keys, train, model, data)
         if COMPILATION in keys:
             start = time.perf_counter()
             inference[row]()
@@ -62,27 +61,16 @@ def _detector_tables(args: argparse.Namespace) -> dict[str, dict]:
 
 
 def _in_precision(
-    device: str, mixed: bool, function: Callable, mode: Callable[[], nn.Module], data: list[dict]
+    args: argparse.Namespace, mixed: bool, function: Callable, *arguments: object
 ) -> Callable[[], None]:
-    kind = torch.device(device).type
+    kind = torch.device(args.device).type
     dtype = torch.bfloat16 if kind == "cpu" else torch.float16
 
     def run() -> None:
         with torch.autocast(kind, dtype=dtype, enabled=mixed):
-            function(mode(), data)
+            function(*arguments)
 
     return run
-
-
-@torch.no_grad()
-def _infer(model: nn.Module, data: list[dict]) -> None:
-    model(data)
-
-
-def _step(model: nn.Module, data: list[dict]) -> None:
-    model.zero_grad()
-    with EventStorage():
-        sum(model(data).values()).backward()
 
 
 def _classifier_table(args: argparse.Namespace) -> dict[str, dict]:

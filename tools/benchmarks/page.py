@@ -41,14 +41,14 @@ def _rows(rows: Iterable[list]) -> list[str]:
 
 def draw_scaling(tables: dict[str, dict]) -> Figure:
     """A column of panels for each axis: milliseconds above, megabytes below, both logarithmic."""
-    drawn = [(title, table) for title, table in tables.items() if "plot" in table]
-    axes_names = list(dict.fromkeys(table["plot"]["axis"] for _, table in drawn))
+    drawn = list(tables.values())
+    axes_names = list(dict.fromkeys(table["plot"]["axis"] for table in drawn))
     figure = Figure(figsize=(2.4 * len(axes_names), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, len(axes_names), squeeze=False, sharex="col", sharey="row")
-    models = list(dict.fromkeys(title.split(", ", 1)[1].rsplit(", ", 1)[0] for title, _ in drawn))
-    for title, table in drawn:
-        model = title.split(", ", 1)[1].rsplit(", ", 1)[0]
+    models = list(dict.fromkeys(table["plot"]["model"] for table in drawn))
+    for table in drawn:
+        model = table["plot"]["model"]
         column = axes_names.index(table["plot"]["axis"])
         for panel, place in zip(panels[:, column], (1, 2), strict=True):
             panel.plot(

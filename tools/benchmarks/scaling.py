@@ -44,7 +44,7 @@ def scaling(args: argparse.Namespace) -> dict[str, dict]:
                 "note": "",
                 "columns": [axis, "step ms", "memory MB", "exponent of time", "of memory"],
                 "rows": rows,
-                "plot": {"axis": axis, "amounts": amounts},
+                "plot": {"model": name, "axis": axis, "amounts": amounts},
             }
     return tables
 
