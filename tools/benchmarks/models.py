@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling import FPN, build_model, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.structures import Boxes, Instances
 from torch import nn
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.ops import feature_pyramid_network
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import anchorkit.modeling  # noqa: F401  (registers the meta-architectures)
@@ -54,14 +55,20 @@ def detectron2_retinanet(device: str, depth: int) -> nn.Module:
 
 
 def detectron2_fcos(device: str, depth: int) -> nn.Module:
-    """detectron2's FCOS as its configs have it, on the body of ours."""
+    """detectron2's FCOS as its configs have it."""
     cfg = read_config("FCOS", device, depth)
+    body = FPN(
+        build_resnet_backbone(cfg, ShapeSpec(channels=3)),
+        cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=256,
+        top_block=LastLevelP6P7(256, 256, in_feature="p5"),
+    )
     shapes = [ShapeSpec(channels=256)] * 5
     head = FCOSHead(
         input_shape=shapes, num_classes=80, conv_dims=[256] * 4, norm="GN", prior_prob=0.01
     )
     return FCOS(
-        backbone=build_backbone(cfg),
+        backbone=body,
         head=head,
         head_in_features=["p3", "p4", "p5", "p6", "p7"],
         num_classes=80,
@@ -91,9 +98,11 @@ def torchvision_dense(model: Callable, device: str, depth: int) -> nn.Module:
     """torchvision's RetinaNet or FCOS without its resizing, which the others do not do either."""
     body = resnet_fpn_backbone(
         backbone_name=f"resnet{depth}", weights=None, norm_layer=FrozenBatchNorm2d,
-        trainable_layers=3, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256),
+        trainable_layers=3, returned_layers=[2, 3, 4],
+        extra_blocks=feature_pyramid_network.LastLevelP6P7(256, 256),
     )  # fmt: skip
-    detector = model(body, num_classes=81, _skip_resize=True)
+    detector = model(body, num_classes=81)
+    detector.transform.resize = lambda image, target: (image, target)
     # No score of the others exceeds the threshold; these would, as this body's features are large.
     nn.init.zeros_(detector.head.classification_head.cls_logits.weight)
     return Torchvision(detector, device)
