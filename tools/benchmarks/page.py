@@ -5,6 +5,7 @@ from itertools import groupby
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from anchorkit.visualization.canvas import INK, NEUTRAL, PALETTE
 
@@ -13,7 +14,7 @@ INTRODUCTION = """# Benchmarks
 Made by `make bench`. The rows of a table of times are measured in one process in alternating turns,
 after one turn to warm up. A ratio is the median over the turns of a row's time to the reference's
 in the same turn: `/ FCOS` is to the row FCOS. Peaks of memory are measured in a process each.
-Weights are random.
+Weights are random. [docs/speed.md](docs/speed.md) says what the figures mean.
 """
 
 
@@ -66,8 +67,11 @@ def draw_scaling(tables: dict[str, dict]) -> Figure:
         panel.set_ylabel(label, fontsize=9, color=INK)
     for panel in panels.flat:
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:,.0f}")
+        panel.yaxis.set_minor_locator(NullLocator())
         panel.tick_params(labelsize=8, color=NEUTRAL, labelcolor=INK)
-        panel.tick_params("x", labelsize=7, labelrotation=30)
+        panel.tick_params("x", labelsize=7, labelrotation=60)
         panel.grid(color="#E6E6E6", linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
     handles, names = panels[0, 0].get_legend_handles_labels()

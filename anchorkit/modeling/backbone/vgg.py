@@ -70,9 +70,13 @@ class SSDVGG(Backbone):
         ):
             convs = OrderedDict()
             for index in range(1, num_convs + 1):
+                # Where nothing else reads the map, ReLU comes after the pooling, with a quarter of
+                # the work: both are monotonic, so that their order does not matter.
+                is_only_pooled = index == num_convs and stage < 4
                 convs[f"conv{stage}_{index}"] = _conv(
-                    channels, width // width_divisor, 3, padding=1, norm=norm
-                )
+                    channels, width // width_divisor, 3, padding=1, norm=norm,
+                    activation=None if is_only_pooled else F.relu_,
+                )  # fmt: skip
                 channels = width // width_divisor
             self.stages.append(nn.Sequential(convs))
         self.l2_norm = L2Norm(_STAGE_CHANNELS[3] // width_divisor)
@@ -117,7 +121,7 @@ class SSDVGG(Backbone):
             if index == 3:
                 maps.append(self.l2_norm(x))
             if index < 4:
-                x = F.max_pool2d(x, kernel_size=2, stride=2, ceil_mode=True)
+                x = F.relu_(F.max_pool2d(x, kernel_size=2, stride=2, ceil_mode=True))
         x = F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
         x = self.conv7(self.conv6(x))
         maps.append(x)
@@ -165,13 +169,15 @@ def build_ssd_vgg_backbone(cfg, input_shape: ShapeSpec) -> SSDVGG:
     )
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, *, norm: str, **options) -> Conv2d:
+def _conv(
+    in_channels: int, out_channels: int, kernel: int, *, norm: str, activation=F.relu_, **options
+) -> Conv2d:
     return Conv2d(
         in_channels,
         out_channels,
         kernel,
         bias=not norm,
         norm=get_norm(norm, out_channels),
-        activation=F.relu_,
+        activation=activation,
         **options,
     )
