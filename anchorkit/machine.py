@@ -3,8 +3,11 @@
 import importlib.metadata
 import os
 import platform
+from pathlib import Path
 
 import torch
+
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 def hardware(device: str | None = None) -> dict:
@@ -19,9 +22,18 @@ def hardware(device: str | None = None) -> dict:
         name: importlib.metadata.version(name) for name in ("torch", "torchvision", "detectron2")
     }
     return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **versions,
     }
+
+
+def _cpu_name() -> str:
+    """The processor's model where Linux tells it, otherwise its architecture."""
+    if _CPU_INFO.exists():
+        for line in _CPU_INFO.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()

@@ -44,7 +44,9 @@ def test_detectors_are_measured_beside_their_peers(tmp_path):
     for table in sections["around"]["tables"].values():
         assert all(0 < ms for ms in column(table, "losses ms").values())
         assert all(0 < ms for ms in column(table, "detections ms").values())
-    assert len(sections["labels"]["tables"]) == 4
+    *labelling, growth = sections["labels"]["tables"].values()
+    assert len(labelling) == 4
+    assert all(ms > 0 for name in growth["columns"][1:] for ms in column(growth, name).values())
     tables = [table for section in sections.values() for table in section["tables"].values()]
     assert all(row[0] in page for table in tables for row in table["rows"])
 

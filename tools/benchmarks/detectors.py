@@ -1,11 +1,12 @@
 """Detectors beside detectron2's and torchvision's: inference, training, labels, memory."""
 
 import argparse
+import statistics
 from collections.abc import Callable, Iterable
 
 import torch
 from detectron2.modeling.matcher import Matcher
-from detectron2.structures import Boxes, pairwise_iou
+from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -93,8 +94,12 @@ def labels(args: argparse.Namespace) -> dict[str, dict]:
     detectron2 = zoo.detectron2_fcos(args.device, 18)
     matcher = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True)
     size = f"{LABEL_SIZE[0]} x {LABEL_SIZE[1]}"
+
+    def random_boxes(count: int) -> Instances:
+        return zoo.random_instances(*LABEL_SIZE, count).to(anchored.device)
+
     for num_boxes in (10, 100):
-        instances = zoo.random_instances(*LABEL_SIZE, num_boxes).to(anchored.device)
+        instances = random_boxes(num_boxes)
 
         @torch.no_grad()
         def detectron2_retinanet(instances=instances) -> None:
@@ -124,6 +129,21 @@ def labels(args: argparse.Namespace) -> dict[str, dict]:
         tables[f"Labelling, {size}, {num_boxes} boxes, 22,400 locations"] = table_of_times(
             alternate(calls, args.rounds), name
         )
+    counts = (10, 100) if args.quick else (10, 100, 1000)
+    images = {count: random_boxes(count) for count in counts}
+    rows = []
+    for name, (model, grid) in (grids | points).items():
+        calls = {
+            count: lambda m=model, g=grid, i=instances: m.assigner(g, i)
+            for count, instances in images.items()
+        }
+        times = alternate(calls, max(1, args.rounds // 2))
+        rows.append([name, *(round(statistics.median(each), 1) for each in times.values())])
+    tables[f"Labelling, {size}, growth with boxes"] = {
+        "note": "Linear growth is a factor of ten from column to column.",
+        "columns": ["what", *(f"{count:,} boxes, ms" for count in images)],
+        "rows": rows,
+    }
     return tables
 
 
