@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("projects/*/configs/*.yaml")])
 LEAVES = [path for path in FILES if not path.name.startswith("Base-")]
 TABLES = sorted(ROOT.glob("projects/*/tables/*.yaml"))
+CHOICES = sorted(ROOT.glob("projects/*/choices/*.yaml"))
 # method _ body _ neck _ schedule or data [_ what it changes]; or method _ data of the quick configs
 NAME = re.compile(
     r"((semi_anchored_)?retinanet|(dsla_)?(fcos|fcosv2|foveabox))_"
@@ -442,6 +443,19 @@ def test_a_rows_config_holds_what_the_rows_name_says(path):
             values = [float(group) for group in match.groups() if group]
             assert settings(model) == values, row["name"]
     assert named >= 3
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=name_of)
+def test_rows_of_choices_are_of_questions_on_the_method_page_and_change_something(path):
+    page = (path.parents[1] / "METHOD.md").read_text()
+    table = yaml.safe_load(path.read_text())
+    plain = {row["config"]: row_config(row) for row in table["rows"] if "overrides" not in row}
+    for row in table["rows"]:
+        cfg = row_config(row)
+        assert cfg.MODEL.DEVICE == "cpu" and tuple(cfg.DATASETS.TEST) == (table["dataset"],)
+        assert (cfg != plain[row["config"]]) == ("overrides" in row), row["name"]
+        for question in re.findall(r"A\d+", row["name"]):
+            assert f"\n| {question} | " in page
 
 
 @pytest.mark.parametrize("folder", sorted(ROOT.glob("projects/*/configs")), ids=name_of)
