@@ -12,6 +12,7 @@ import pytest
 from anchorkit import reproduction
 from anchorkit.errors import UserError
 from anchorkit.reproduction import (
+    Line,
     choose_rows,
     compare,
     csv_rows,
@@ -133,6 +134,12 @@ def test_a_table_without_a_papers_figures_names_its_own(tmp_path):
     path.write_text(rows + "figures: [acc1, acc5]\n")
     table = read_table(path)
     assert figures_of(table) == ["acc1", "acc5"] and table["rows"][0]["paper"] == {}
+    line = Line("mine", {}, {"acc1": [91.0, 93.0], "acc5": []}, {"acc1": [0.5]}, {}, 90.0)
+    assert markdown_rows([line], ["acc1", "acc5"]) == [
+        "| row | acc1 | gain | acc5 | seeds | minutes |",
+        "|---|---|---|---|---|---|",
+        "| mine | 92.0 ± 1.4 | +0.5 | — | 2 | 1.5 |",
+    ]
 
 
 # --- figures ---

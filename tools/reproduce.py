@@ -242,8 +242,9 @@ def about(args: argparse.Namespace, table: dict, plan: dict[str, list[Run]]) -> 
     """What the figures were measured on and with, in one paragraph."""
     runs = [run for of_row in plan.values() for run in of_row]
     data = ", ".join(dict.fromkeys(run.dataset for run in runs)) or "nothing"
-    text = f"The paper's figures are on {table['dataset']}; ours on {data}, "
-    text += f"seeds {', '.join(map(str, args.seeds))}"
+    has_paper = any(row["paper"] for row in table["rows"])
+    text = f"The paper's figures are on {table['dataset']}; ours on " if has_paper else "On "
+    text += f"{data}, seeds {', '.join(map(str, args.seeds))}"
     text += f", {shlex.join(args.opts)}" if args.opts else ""
     text += ". Differences and gains are of means."
     records = [run.record() for run in runs]

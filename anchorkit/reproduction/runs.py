@@ -1,15 +1,4 @@
-"""The papers' tables as trainings of here: rows become runs, and runs figures beside the paper's.
-
-A table file, ``projects/<project>/tables/<table>.yaml``, has "title", "dataset" and "rows". A row:
-
-    name: unique in the table
-    config: file, relative to the repository
-    overrides: [KEY, value, ...] on top of it
-    weights_from: name of the row whose checkpoint is evaluated; the row itself is not trained
-    baseline: name of the row that gains are relative to, by default the table's first
-    paper: {figure: value} as printed; {AP_gain: 1.2} is a gain without the figures behind it
-    quick: {config, overrides} of the same row on a CPU, on the embedded data
-"""
+"""Tables, the runs that their rows are, and what came out of them."""
 
 import hashlib
 import json
@@ -17,12 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 
 import yaml
 
-from .config import load_config
-from .errors import UserError, quoted
+from ..config import load_config
+from ..errors import UserError, quoted
 
 GAIN = "_gain"
 
@@ -248,61 +236,3 @@ def _paper_gains(
         elif base != name and figure in paper[name] and figure in paper[base]:
             gains[figure] = paper[name][figure] - paper[base][figure]
     return gains
-
-
-def markdown_rows(lines: Sequence[Line], figures: Sequence[str]) -> list[str]:
-    """A Markdown table: the first figure with differences and gains, the others beside it."""
-    main, *others = figures
-    titles = ["row", f"paper's {main}", f"our {main}", "difference", "paper's gain", "our gain"]
-    titles += [f"{figure}: paper's / ours" for figure in others] + ["seeds", "minutes"]
-    rows = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for line in lines:
-        values, paper, gains = line.ours[main], line.paper.get(main), line.gains[main]
-        is_known = values and paper is not None
-        cells = [
-            line.name + (f" ({line.note})" if line.note else ""),
-            _text(paper),
-            spread(values),
-            _text(mean(values) - paper if is_known else None, "+.1f"),
-            _text(line.paper_gains.get(main), "+.1f"),
-            _text(mean(gains) if gains else None, "+.1f"),
-            *(f"{_text(line.paper.get(f))} / {spread(line.ours[f])}" for f in others),
-            str(len(values)),
-            f"{line.seconds / 60:.1f}" if line.seconds else "—",
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
-
-
-def csv_rows(lines: Sequence[Line], figures: Sequence[str]) -> list[list[str]]:
-    """A heading and, for each row and figure, the values with all their digits."""
-    rows = [["row", "figure", "paper", "ours_mean", "ours_sd", "difference", "paper_gain",
-             "our_gain", "seeds", "values"]]  # fmt: skip
-    for line in lines:
-        for figure in figures:
-            values, paper = line.ours[figure], line.paper.get(figure)
-            gains = line.gains[figure]
-            numbers = (
-                paper,
-                mean(values) if values else None,
-                stdev(values) if len(values) > 1 else None,
-                mean(values) - paper if values and paper is not None else None,
-                line.paper_gains.get(figure),
-                mean(gains) if gains else None,
-            )
-            rows.append([
-                line.name, figure, *("" if n is None else repr(round(n, 6)) for n in numbers),
-                str(len(values)), " ".join(repr(round(value, 6)) for value in values),
-            ])  # fmt: skip
-    return rows
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and, of several values, the sample's standard deviation, with one decimal."""
-    if not values:
-        return "—"
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
-
-def _text(value: float | None, form: str = "") -> str:
-    return "—" if value is None else format(value, form)
