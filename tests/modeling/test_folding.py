@@ -52,6 +52,13 @@ def test_the_maps_are_those_of_the_plain_layers_in_every_mode(norm):
         torch.testing.assert_close(folded(images), plain(images), rtol=1e-5, atol=1e-5)
 
 
+def test_folding_draws_nothing():
+    model = network("BN")
+    state = torch.get_rng_state()
+    fold_norms(model)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_layers_that_do_not_learn_are_folded_in_training():
     plain = network("FrozenBN").requires_grad_(False)
     folded = copy.deepcopy(plain)
