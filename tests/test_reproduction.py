@@ -35,6 +35,7 @@ rows:
   quick: {config: configs/quick/ce_digits.yaml, overrides: [SOLVER.MAX_EPOCHS, 2]}
 - name: OAT
   config: configs/quick/oat_digits.yaml
+  baseline: CE
   paper: {acc1: 92.5}
   quick:
     config: configs/quick/oat_digits.yaml
@@ -158,6 +159,8 @@ def test_figures_differences_and_gains_are_of_the_seeds_that_are_done(table, tmp
     assert oat.paper_gains == {"acc1": 2.5}
     assert batches.gains["acc1"] == [-1.0] and batches.paper_gains == {"acc1": -0.5}
     assert (cifar.note, large.note) == ("no data", "has no quick version")
+    del table["rows"][1]["baseline"]  # a row that is another's baseline has none by default
+    assert compare(table, runs, {})[1].gains["acc1"] == []
     figures = figures_of(table)
     assert figures == ["acc1", "acc5"]
     heading, _, *rows = markdown_rows([ce, oat, batches, cifar, large], figures)

@@ -7,7 +7,8 @@ without a paper's figures also "figures", the names of its own. A row:
     config: file, relative to the repository
     overrides: [KEY, value, ...] on top of it
     weights_from: name of the row whose checkpoint is evaluated; the row itself is not trained
-    baseline: name of the row that gains are relative to, by default the table's first
+    baseline: name of the row that gains are relative to; without it the table's first, or none for
+        a row that is another's baseline
     paper: {figure: value} as printed; {AP_gain: 1.2} is a gain without the figures behind it
     quick: {config, overrides} of the same row on a CPU, on the embedded data
 """

@@ -196,6 +196,7 @@ def compare(
         notes: by row, why a run gave no results.
     """
     figures, first = figures_of(table), table["rows"][0]["name"]
+    baselines = {row.get("baseline") for row in table["rows"]}
     paper = {row["name"]: row["paper"] for row in table["rows"]}
     results = {
         name: {run.seed: run.results for run in of_row if run.results is not None}
@@ -206,7 +207,7 @@ def compare(
         name = row["name"]
         if name not in runs:
             continue
-        own, base = results[name], row.get("baseline", first)
+        own, base = results[name], row.get("baseline", name if name in baselines else first)
         theirs = results.get(base, {}) if base != name else {}
         lines.append(Line(
             name=name,
