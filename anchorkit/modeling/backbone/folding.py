@@ -23,7 +23,7 @@ class FoldingConv2d(Conv2d):
         super().__init__(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
             conv.dilation, conv.groups, bias=False, norm=conv.norm, activation=conv.activation,
-            device="meta",  # no weights are drawn, so that a seed gives the network it always gave
+            device="meta",  # draws no weights: a seed gives the network that it gives unfolded
         )  # fmt: skip
         self.weight = conv.weight
 
