@@ -172,7 +172,7 @@ def _add_semi_anchored_keys(cfg: CfgNode) -> None:
     # IoU of an anchor with a box from which on it is positive, and below which it is background.
     # Between the two it is ignored; equal values mean no band (A7).
     node.IOU_THRESHOLDS = [0.5, 0.5]
-    # The best anchor of each box is positive whatever its IoU is, if that is above 0 (A9).
+    # The best anchors of each box are positive whatever their IoU is, if that is above 0 (A9).
     node.LOW_QUALITY_MATCHES = True
     # Location with ignored and no positive anchors: ignored (True) or background (A8).
     node.IGNORE_LOCATIONS = True

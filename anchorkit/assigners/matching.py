@@ -1,6 +1,6 @@
 """Overlap of anchors on regular grids with ground-truth boxes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,8 @@ from ..geometry import box_area
 
 # Entries of one block of the IoU table: small enough to stay in a processor's cache.
 _BLOCK_ENTRIES = 1 << 20
+# Overlaps that differ by less, relative to the larger, are equal: rounding alone makes that much.
+_TIE_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,12 @@ def match_anchors(anchors: Sequence[Tensor], gt_boxes: Tensor) -> AnchorMatch:
         size = height * width * num_anchors
         iou = level.new_zeros(height, width, num_anchors)
         index = torch.zeros(iou.shape, dtype=torch.int64, device=level.device)
-        step = max(1, _BLOCK_ENTRIES // max(size, 1))
-        for first in range(0, num_boxes if size else 0, step):
-            block = _grid_iou(level, gt_boxes[first : first + step])
+        for rows, block in _iou_blocks(level, gt_boxes):
             block_iou, block_index = block.max(dim=0) if len(block) > 1 else (block[0], 0)
             better = block_iou > iou
             iou = torch.where(better, block_iou, iou)
-            index = torch.where(better, block_index + first, index)
+            index = torch.where(better, block_index + rows.start, index)
             row_iou, row_anchor = block.flatten(1).max(dim=1)
-            rows = slice(first, first + len(block))
             best_anchor[rows] = torch.where(
                 row_iou > best_iou[rows], row_anchor + start, best_anchor[rows]
             )
@@ -98,6 +97,45 @@ def match_images(anchors: Sequence[Tensor], gt_boxes: Sequence[Tensor]) -> Ancho
         torch.cat(best_anchor),
         torch.cat([match.best_iou for match in matches]),
     )
+
+
+def low_quality_anchors(
+    anchors: Sequence[Tensor], gt_boxes: Sequence[Tensor], match: AnchorMatch, threshold: float
+) -> Tensor:
+    """The anchors that overlap a box most which none overlaps by the threshold; all that tie.
+
+    A box inside of several anchors of equal size overlaps all of them equally.
+
+    Args:
+        anchors: for each level (H, W, K, 4).
+        gt_boxes: for each image (M, 4).
+        match: what :func:`match_images` found for them.
+        threshold: of the IoU. Boxes that no anchor touches have none.
+
+    Returns:
+        (L,) int64, counted as in the match. An anchor can be there for several boxes.
+    """
+    found = [match.best_anchor[:0]]
+    best_iou = match.best_iou.split([len(boxes) for boxes in gt_boxes])
+    start = 0
+    for boxes, best in zip(gt_boxes, best_iou, strict=True):
+        is_low = (best > 0) & (best < threshold)
+        low_boxes, least = boxes[is_low].float(), best[is_low] * (1 - _TIE_TOLERANCE)
+        for level in anchors:
+            for rows, block in _iou_blocks(level, low_boxes):
+                is_best = block.flatten(1) >= least[rows, None]
+                found.append(is_best.nonzero()[:, 1] + start)
+            start += level[..., 0].numel()
+    return torch.cat(found)
+
+
+def _iou_blocks(level: Tensor, boxes: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Which boxes, and their rows of :func:`_grid_iou`, a few at a time."""
+    size = level[..., 0].numel()
+    step = max(1, _BLOCK_ENTRIES // max(size, 1))
+    for first in range(0, len(boxes) if size else 0, step):
+        rows = slice(first, min(first + step, len(boxes)))
+        yield rows, _grid_iou(level, boxes[rows])
 
 
 def _without_invalid(boxes: Tensor) -> Tensor:

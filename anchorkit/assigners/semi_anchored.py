@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..geometry import aligned_iou
 from .base import Assigner, Assignment
-from .matching import match_images
+from .matching import low_quality_anchors, match_images
 from .points import PointAssigner
 
 
@@ -40,7 +40,8 @@ class SemiAnchoredAssigner(Assigner):
     Args:
         num_classes: C; the label C is background.
         iou_thresholds: (background below, foreground from). An anchor between them is ignored.
-        low_quality_matches: the best anchor of every box is positive, whatever its IoU above 0.
+        low_quality_matches: the best anchors of every box, all that tie, are positive, whatever
+            their IoU above 0.
         ignore_locations: a location with ignored and no positive anchors is ignored, else it is
             background.
         gamma: background's weight in eq. 1, in [0, 1); 0 stands for eq. 4.
@@ -113,7 +114,8 @@ class SemiAnchoredAssigner(Assigner):
         iou = match.iou
         is_positive = iou >= self.foreground_from
         if self.low_quality_matches:
-            is_positive[match.best_anchor[match.best_iou > 0]] = True
+            low = low_quality_anchors(anchors, gt_boxes, match, self.foreground_from)
+            is_positive[low] = True
         labels = torch.full_like(match.gt_index, self.num_classes)
         labels[(iou >= self.background_below) & (iou < self.foreground_from)] = -1
         gt_index = torch.full_like(labels, -1)

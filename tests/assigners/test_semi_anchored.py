@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from detectron2.modeling.matcher import Matcher
+from detectron2.structures import Boxes, pairwise_iou
 
-from anchorkit.assigners import FCOSAssigner, SemiAnchoredAssigner, level_size_ranges
+from anchorkit.assigners import FCOSAssigner, SemiAnchoredAssigner, level_size_ranges, matching
 from tests.reference import semi_anchored as oracle
 from tests.reference.scenes import (
     ONE_SHAPE,
@@ -269,18 +271,35 @@ def test_equal_boxes_match_the_first_of_them():
 
 
 def test_a_box_that_fits_no_anchor_well_gets_its_best_one():
-    boxes, classes = torch.tensor([[30.0, 30, 34, 34]]), torch.tensor([1])
-    result = compare(pyramid(), boxes, classes)
+    boxes, classes = torch.tensor([[28.0, 28, 44.25, 44.25]]), torch.tensor([1])
+    levels = pyramid(shapes=[ONE_SHAPE] * 3)
+    result = compare(levels, boxes, classes)
     assert (result.anchors.labels == 1).sum() == 1
     assert (result.locations.labels == 1).sum() == 1
-    assert (compare(pyramid(), boxes, classes, low_quality=False).anchors.labels == C).all()
+    assert (compare(levels, boxes, classes, low_quality=False).anchors.labels == C).all()
 
 
-def test_a_low_quality_match_is_the_first_of_equal_anchors():
+def test_all_of_equally_good_anchors_are_low_quality_matches():
     anchors = grid_anchors(1, 4, 8, ((1.0, 1.0),))
-    boxes = torch.tensor([[0.0, 0, 32, 2]])  # covers all four anchors alike
+    boxes = torch.tensor([[0.0, 0, 24, 2]])  # covers three anchors alike, and touches the fourth
     result = compare([anchors], boxes, torch.tensor([0]))
-    assert result.anchors.labels.tolist() == [0, C, C, C]
+    assert result.anchors.labels.tolist() == [0, 0, 0, C]
+
+
+def test_low_quality_matches_are_detectron2s(monkeypatch):
+    monkeypatch.setattr(matching, "_BLOCK_ENTRIES", 300)
+    matcher = Matcher([0.5], [0, 1], allow_low_quality_matches=True)
+    levels = pyramid(shapes=[ONE_SHAPE] * 3)
+    anchors = torch.cat([level.reshape(-1, 4) for level in levels])
+    ties = 0
+    for size in (3, 4, 5, 6, 7, 12, 20, 40):
+        boxes = torch.tensor([[x, y, x + size, y + size] for x, y in ((1.0, 2), (18, 9), (22, 22))])
+        matches = pairwise_iou(Boxes(boxes), Boxes(anchors))
+        _, labels = matcher(matches)
+        result = compare(levels, boxes, torch.tensor([0, 1, 2]))
+        assert (result.anchors.labels < C).tolist() == labels.bool().tolist()
+        ties += int(((matches == matches.amax(1, keepdim=True)).sum(1) > 1).sum())
+    assert ties > 5
 
 
 def test_a_low_quality_match_keeps_the_box_that_the_anchor_overlaps_most():

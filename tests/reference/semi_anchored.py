@@ -45,8 +45,9 @@ def label_anchors(
     """Label each anchor of a flat list by its IoU with the boxes (the paper's y_{i,k}).
 
     ``thresholds`` are (background below, foreground from); between them an anchor is ignored. With
-    ``low_quality`` the best anchor of each box is positive if it overlaps the box at all; it then
-    belongs to the box that it overlaps most itself. Boxes without area match nothing.
+    ``low_quality`` the best anchor of each box is positive if it overlaps the box at all, and so
+    are those that tie with it (within 1e-5); each then belongs to the box that it overlaps most
+    itself. Boxes without area match nothing.
 
     Returns:
         labels, index of the matched box (-1: not positive), and highest IoU, one an anchor. An IoU
@@ -68,8 +69,9 @@ def label_anchors(
         gt_index.append(best if is_positive else -1)
     for j in range(len(gt_boxes) if low_quality else 0):
         column = [row[j] for row in matrix]
-        if column and max(column) > 0:
-            r = column.index(max(column))
+        if not column or not 0 < max(column) < np.float32(foreground_from):
+            continue
+        for r in [r for r, overlap in enumerate(column) if overlap >= max(column) * (1 - 1e-5)]:
             own = max(range(len(gt_boxes)), key=lambda g: (matrix[r][g], -g))
             labels[r], gt_index[r] = gt_classes[own], own
     return labels, gt_index, highest
