@@ -36,7 +36,10 @@ METHOD_KEYS = ("META_ARCHITECTURE", "RETINANET", "SEMI_ANCHORED")
 ANCHOR_KEYS = ("SIZES", "ASPECT_RATIOS")
 # What an evaluation of another config's checkpoint may change.
 INFERENCE_KEYS = ("ANCHOR_SELECTION", "ANCHOR_TOPK", "ANCHOR_THRESH_TEST")
-FIGURES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "ms", "acc1", "mAP", "mAP_single", "mAP_gain"}
+FIGURES = {
+    *("AP", "AP50", "AP75", "APs", "APm", "APl", "ms"),
+    *("acc1", "acc1_single", "mAP", "mAP_single", "mAP_gain"),
+}
 # What the rows of the papers' tables are about, in quick rows as in full ones.
 ABLATED = {
     "SEMI_ANCHORED": ("LABELING", "GAMMA", "ANCHOR_LOSS", "SIGMA", *INFERENCE_KEYS),
@@ -358,7 +361,9 @@ def test_an_anchor_more_costs_five_outputs_and_no_class_scores():
 
 def read_table(path: Path) -> dict:
     table = yaml.safe_load(path.read_text())
-    assert set(table) == {"title", "dataset", "rows"}
+    assert set(table) - {"figures"} == {"title", "dataset", "rows"}
+    for row in table["rows"]:
+        row.setdefault("paper", {})
     return table
 
 
@@ -374,12 +379,13 @@ def test_the_papers_tables_are_there_and_name_data_sets_that_exist():
         *(f"indeed/table_{n}" for n in range(1, 6)),
     }
     for path in TABLES:
-        assert read_table(path)["dataset"] in DatasetCatalog.list()
+        assert set(read_table(path)["dataset"].split(", ")) <= set(DatasetCatalog.list())
 
 
 @pytest.mark.parametrize("path", TABLES, ids=name_of)
 def test_every_row_of_a_table_has_a_config_and_the_papers_figures(path):
     rows = read_table(path)["rows"]
+    baselines = {row.get("baseline") for row in rows}
     assert len({row["name"] for row in rows}) == len(rows)
     for row in rows:
         assert set(row) <= {
@@ -387,7 +393,8 @@ def test_every_row_of_a_table_has_a_config_and_the_papers_figures(path):
         }  # fmt: skip
         assert row.get("baseline") in {None, *(other["name"] for other in rows)} - {row["name"]}
         row_config(row)
-        assert {"AP", "acc1", "mAP"} & set(row["paper"]) or table_id(path) in WITHOUT_FIGURES
+        is_printed = bool({"AP", "acc1", "mAP"} & set(row["paper"]))
+        assert is_printed or row["name"] in baselines or table_id(path) in WITHOUT_FIGURES
         assert set(row["paper"]) <= FIGURES
         assert all(0 < figure < 100 for figure in row["paper"].values())
         assert row["paper"].get("AP75", 0) < row["paper"].get("AP50", 100)

@@ -161,6 +161,8 @@ def test_figures_differences_and_gains_are_of_the_seeds_that_are_done(table, tmp
     assert (cifar.note, large.note) == ("no data", "has no quick version")
     del table["rows"][1]["baseline"]  # a row that is another's baseline has none by default
     assert compare(table, runs, {})[1].gains["acc1"] == []
+    table["rows"][4]["baseline"] = None
+    assert compare(table, runs, {})[4].paper_gains == {}
     figures = figures_of(table)
     assert figures == ["acc1", "acc5"]
     heading, _, *rows = markdown_rows([ce, oat, batches, cifar, large], figures)

@@ -137,7 +137,7 @@ def build_section(section: dict, data_sets: dict, rows: dict[str, dict]) -> str:
 
 def build_row(name: str, section: dict, data_sets: dict, rows: dict[str, dict]) -> dict[str, str]:
     """The cells of a model by the title of their column."""
-    entry, table_row = section["models"][name], rows.get(name, {"paper": {}})
+    entry, table_row = section["models"][name], rows.get(name, {})
     cfg, gmacs = model_zoo.get_config(name), entry["macs"] / 1e9
     data_set = table_row.get("dataset", cfg.DATASETS.TEST[0])
     if data_set not in data_sets:
@@ -147,7 +147,7 @@ def build_row(name: str, section: dict, data_sets: dict, rows: dict[str, dict]) 
         "data": data_sets[data_set]["title"],
     }
     for key, title in section["figures"].items():
-        cells[f"paper's {title}"] = str(table_row["paper"].get(key, NONE))
+        cells[f"paper's {title}"] = str(table_row.get("paper", {}).get(key, NONE))
         seeds = entry.get("ours", {}).get(key, [])
         cells[f"our {title}"] = format_seeds(seeds, section["decimals"])
     if "note" in entry:

@@ -1,14 +1,14 @@
 """The papers' tables as trainings of here: rows become runs, and runs figures beside the paper's.
 
-A table file, ``projects/<project>/tables/<table>.yaml``, has "title", "dataset" and "rows"; one
-without a paper's figures also "figures", the names of its own. A row:
+A table file, ``projects/<project>/tables/<table>.yaml``, has "title", "dataset", which the paper's
+figures are on, and "rows"; "figures" names those to show before the paper's. A row:
 
     name: unique in the table
     config: file, relative to the repository
     overrides: [KEY, value, ...] on top of it
     weights_from: name of the row whose checkpoint is evaluated; the row itself is not trained
-    baseline: name of the row that gains are relative to; without it the table's first, or none for
-        a row that is another's baseline
+    baseline: name of the row that gains are relative to, null for none; without it the table's
+        first, or none for a row that is another's baseline
     paper: {figure: value} as printed; {AP_gain: 1.2} is a gain without the figures behind it
     quick: {config, overrides} of the same row on a CPU, on the embedded data
 """

@@ -61,7 +61,7 @@ class Line:
         paper: figures as printed.
         ours: values by figure, one for each finished seed.
         gains: differences to the row's baseline, by figure, of the seeds that both have; empty for
-            a baseline.
+            a row without one.
         paper_gains: those of the paper.
         seconds: of all finished runs.
         note: why figures lack; "" if none do.
@@ -228,12 +228,12 @@ def compare(
 
 
 def _paper_gains(
-    paper: Mapping[str, Mapping[str, float]], name: str, base: str, figures: Sequence[str]
+    paper: Mapping[str, Mapping[str, float]], name: str, base: str | None, figures: Sequence[str]
 ) -> dict[str, float]:
     gains = {}
     for figure in figures:
         if figure + GAIN in paper[name]:
             gains[figure] = paper[name][figure + GAIN]
-        elif base != name and figure in paper[name] and figure in paper[base]:
+        elif base != name and figure in paper[name] and figure in paper.get(base, {}):
             gains[figure] = paper[name][figure] - paper[base][figure]
     return gains
