@@ -14,6 +14,7 @@ from .errors import UserError
 __all__ = [
     "add_anchorkit_config",
     "check_choice",
+    "check_count",
     "check_registered",
     "load_config",
     "num_classes",
@@ -90,6 +91,15 @@ def check_choice(key: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise UserError(f"{key} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
     return value
+
+
+def check_count(key: str, values: Sequence, count: int) -> Sequence:
+    """Return ``values`` if there are as many; otherwise a UserError names ``key``."""
+    if len(values) != count:
+        raise UserError(
+            f"{key} has {len(values)} entries; the detector's feature levels need {count}"
+        )
+    return values
 
 
 def check_registered(names: Sequence[str], key: str) -> None:

@@ -14,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from anchorkit import analysis
 from anchorkit.config import load_config
 from anchorkit.data import ImageBatch
+from anchorkit.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("projects/*/configs/*.yaml")])
@@ -352,6 +353,21 @@ def test_the_models_have_the_known_number_of_parameters(name, count):
     assert count_parameters(ROOT / name) == count
 
 
+@pytest.mark.parametrize(("name", "key", "value", "count"), [
+    ("fcos", "MODEL.FCOS.SIZE_RANGE_ENDS", "[64.0]", 2),
+    ("foveabox", "MODEL.FOVEABOX.SIZE_RANGES", "[[1.0, 64.0]]", 3),
+    ("foveabox", "MODEL.FOVEABOX.BASE_EDGES", "[16.0]", 3),
+    ("dsla_foveabox", "MODEL.FCOS.SIZE_RANGE_ENDS", "[64.0, 128.0, 256.0]", 2),
+    ("semi_anchored_retinanet", "MODEL.SEMI_ANCHORED.FCOS_RANGES", "[64.0]", 2),
+])  # fmt: skip
+def test_a_list_that_does_not_fit_the_levels_is_named(name, key, value, count):
+    labels = ["MODEL.SEMI_ANCHORED.LABELING", "fcos", "MODEL.DSLA.FOVEABOX_SIZE", "max_distance"]
+    path = ROOT / "configs" / "quick" / f"{name}_digit_scenes.yaml"
+    cfg = load_config(str(path), [*labels, key, value])
+    with pytest.raises(UserError, match=f"{key} has . entries; .* feature levels need {count}"):
+        build_model(cfg)
+
+
 def test_an_anchor_more_costs_five_outputs_and_no_class_scores():
     folder = ROOT / "projects" / "semi_anchored" / "configs"
     name = "semi_anchored_retinanet_R_50_FPN_1x_{}.yaml"
@@ -461,6 +477,7 @@ def test_rows_of_choices_are_of_questions_on_the_method_page_and_change_somethin
         cfg = row_config(row)
         assert cfg.MODEL.DEVICE == "cpu" and tuple(cfg.DATASETS.TEST) == (table["dataset"],)
         assert (cfg != plain[row["config"]]) == ("overrides" in row), row["name"]
+        build_model(cfg)
         for question in re.findall(r"A\d+", row["name"]):
             assert f"\n| {question} | " in page
 

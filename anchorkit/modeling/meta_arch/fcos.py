@@ -6,7 +6,7 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ...assigners import FCOSAssigner, level_size_ranges
-from ...config import check_choice
+from ...config import check_choice, check_count
 from ...losses import BOX_LOSSES, fcos_losses
 from ..box_codes import DistanceCode
 from .point_detector import PointDetector, build_dsla
@@ -32,9 +32,10 @@ class FCOS(PointDetector):
             conv_bias=keys.CONV_BIAS,
         )
         strides = arguments["strides"]
+        ends = check_count("MODEL.FCOS.SIZE_RANGE_ENDS", keys.SIZE_RANGE_ENDS, len(strides) - 1)
         labels = {
             "num_classes": arguments["num_classes"],
-            "size_ranges": level_size_ranges(keys.SIZE_RANGE_ENDS),
+            "size_ranges": level_size_ranges(ends),
             "strides": strides,
             "center_sampling_radius": keys.CENTER_SAMPLING_RADIUS,
         }

@@ -6,7 +6,7 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ...assigners import FoveaBoxAssigner, level_size_ranges
-from ...config import check_choice
+from ...config import check_choice, check_count
 from ...losses import foveabox_losses
 from ..box_codes import FoveaCode
 from .point_detector import PointDetector, build_dsla
@@ -24,9 +24,10 @@ class FoveaBox(PointDetector):
     def from_config(cls, cfg) -> dict:
         keys, dsla = cfg.MODEL.FOVEABOX, cfg.MODEL.DSLA
         arguments = super().from_config(cfg, keys, centerness_tower=None, level_scales=False)
+        num_levels = len(arguments["strides"])
         labels = {
             "num_classes": arguments["num_classes"],
-            "size_ranges": keys.SIZE_RANGES,
+            "size_ranges": check_count("MODEL.FOVEABOX.SIZE_RANGES", keys.SIZE_RANGES, num_levels),
             "strides": arguments["strides"],
         }
         if dsla.ENABLED:
@@ -34,14 +35,17 @@ class FoveaBox(PointDetector):
                 "MODEL.DSLA.FOVEABOX_SIZE", dsla.FOVEABOX_SIZE, ("sqrt_area", "max_distance")
             )
             if size == "max_distance":
-                labels["size_ranges"] = level_size_ranges(cfg.MODEL.FCOS.SIZE_RANGE_ENDS)
+                ends = cfg.MODEL.FCOS.SIZE_RANGE_ENDS
+                check_count("MODEL.FCOS.SIZE_RANGE_ENDS", ends, num_levels - 1)
+                labels["size_ranges"] = level_size_ranges(ends)
             assigner, loss_terms = build_dsla(dsla, size=size, **labels)
         else:
             assigner = FoveaBoxAssigner(**labels, sigma=keys.SIGMA)
             loss_terms = partial(
                 foveabox_losses, focal_alpha=keys.FOCAL_ALPHA, focal_gamma=keys.FOCAL_GAMMA
             )
-        box_code = FoveaCode(base_edges=keys.BASE_EDGES, beta=keys.SMOOTH_L1_BETA)
+        edges = check_count("MODEL.FOVEABOX.BASE_EDGES", keys.BASE_EDGES, num_levels)
+        box_code = FoveaCode(base_edges=edges, beta=keys.SMOOTH_L1_BETA)
         return {
             **arguments, "assigner": assigner, "box_code": box_code, "loss_terms": loss_terms
         }  # fmt: skip

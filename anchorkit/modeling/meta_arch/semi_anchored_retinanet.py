@@ -3,6 +3,7 @@
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
 
+from ...config import check_count
 from ..heads import SemiAnchoredHead
 from .semi_anchored import SemiAnchoredDetector
 
@@ -18,6 +19,9 @@ class SemiAnchoredRetinaNet(SemiAnchoredDetector):
     @classmethod
     def from_config(cls, cfg) -> dict:
         keys = cfg.MODEL.SEMI_ANCHORED
+        if keys.LABELING != "anchors":
+            key = "MODEL.SEMI_ANCHORED.FCOS_RANGES"
+            check_count(key, keys.FCOS_RANGES, len(keys.IN_FEATURES) - 1)
         arguments = super().from_config(cfg)
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[name] for name in keys.IN_FEATURES]
