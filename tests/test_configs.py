@@ -359,6 +359,7 @@ def test_the_models_have_the_known_number_of_parameters(name, count):
     ("foveabox", "MODEL.FOVEABOX.BASE_EDGES", "[16.0]", 3),
     ("dsla_foveabox", "MODEL.FCOS.SIZE_RANGE_ENDS", "[64.0, 128.0, 256.0]", 2),
     ("semi_anchored_retinanet", "MODEL.SEMI_ANCHORED.FCOS_RANGES", "[64.0]", 2),
+    ("semi_anchored_ssd", "MODEL.SEMI_ANCHORED.FCOS_RANGES", "[64.0]", 4),
 ])  # fmt: skip
 def test_a_list_that_does_not_fit_the_levels_is_named(name, key, value, count):
     labels = ["MODEL.SEMI_ANCHORED.LABELING", "fcos", "MODEL.DSLA.FOVEABOX_SIZE", "max_distance"]

@@ -126,6 +126,13 @@ def test_a_file_that_is_no_table_is_named(tmp_path, text):
         read_table(path)
 
 
+def test_a_row_that_another_names_must_be_there(tmp_path):
+    path = tmp_path / "table.yaml"
+    path.write_text("figures: [AP]\nrows: [{name: mine, config: mine.yaml, baseline: theirs}]")
+    with pytest.raises(UserError, match="baseline of 'mine' is no row: 'theirs'"):
+        read_table(path)
+
+
 def test_a_table_without_a_papers_figures_names_its_own(tmp_path):
     path = tmp_path / "table.yaml"
     rows = "rows: [{name: mine, config: mine.yaml}]\n"
@@ -161,8 +168,9 @@ def test_figures_differences_and_gains_are_of_the_seeds_that_are_done(table, tmp
     assert (cifar.note, large.note) == ("no data", "has no quick version")
     del table["rows"][1]["baseline"]  # a row that is another's baseline has none by default
     assert compare(table, runs, {})[1].gains["acc1"] == []
-    table["rows"][4]["baseline"] = None
-    assert compare(table, runs, {})[4].paper_gains == {}
+    table["rows"][1]["baseline"] = None
+    line = compare(table, runs, {})[1]
+    assert line.gains["acc1"] == [] and line.paper_gains == {}
     figures = figures_of(table)
     assert figures == ["acc1", "acc5"]
     heading, _, *rows = markdown_rows([ce, oat, batches, cifar, large], figures)

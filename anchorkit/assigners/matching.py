@@ -102,31 +102,30 @@ def match_images(anchors: Sequence[Tensor], gt_boxes: Sequence[Tensor]) -> Ancho
 def low_quality_anchors(
     anchors: Sequence[Tensor], gt_boxes: Sequence[Tensor], match: AnchorMatch, threshold: float
 ) -> Tensor:
-    """The anchors that overlap a box most which none overlaps by the threshold; all that tie.
+    """The best anchors, all that tie, of each box that no anchor overlaps by the threshold.
 
-    A box inside of several anchors of equal size overlaps all of them equally.
+    A box inside several anchors of equal size overlaps all of them equally.
 
     Args:
-        anchors: for each level (H, W, K, 4).
-        gt_boxes: for each image (M, 4).
+        anchors: for each level (H, W, K, 4), R in all.
+        gt_boxes: for each of N images (M, 4).
         match: what :func:`match_images` found for them.
         threshold: of the IoU. Boxes that no anchor touches have none.
 
     Returns:
-        (L,) int64, counted as in the match. An anchor can be there for several boxes.
+        (N R,) bool.
     """
-    found = [match.best_anchor[:0]]
+    masks = []
     best_iou = match.best_iou.split([len(boxes) for boxes in gt_boxes])
-    start = 0
     for boxes, best in zip(gt_boxes, best_iou, strict=True):
-        is_low = (best > 0) & (best < threshold)
-        low_boxes, least = boxes[is_low].float(), best[is_low] * (1 - _TIE_TOLERANCE)
+        low = ((best > 0) & (best < threshold)).nonzero()[:, 0]
+        low_boxes, least = boxes[low].float(), best[low] * (1 - _TIE_TOLERANCE)
         for level in anchors:
+            is_best = torch.zeros_like(level[..., 0], dtype=torch.bool).flatten()
             for rows, block in _iou_blocks(level, low_boxes):
-                is_best = block.flatten(1) >= least[rows, None]
-                found.append(is_best.nonzero()[:, 1] + start)
-            start += level[..., 0].numel()
-    return torch.cat(found)
+                is_best |= (block.flatten(1) >= least[rows, None]).any(dim=0)
+            masks.append(is_best)
+    return torch.cat(masks)
 
 
 def _iou_blocks(level: Tensor, boxes: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -114,8 +114,7 @@ class SemiAnchoredAssigner(Assigner):
         iou = match.iou
         is_positive = iou >= self.foreground_from
         if self.low_quality_matches:
-            low = low_quality_anchors(anchors, gt_boxes, match, self.foreground_from)
-            is_positive[low] = True
+            is_positive |= low_quality_anchors(anchors, gt_boxes, match, self.foreground_from)
         labels = torch.full_like(match.gt_index, self.num_classes)
         labels[(iou >= self.background_below) & (iou < self.foreground_from)] = -1
         gt_index = torch.full_like(labels, -1)

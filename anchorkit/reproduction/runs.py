@@ -80,7 +80,8 @@ def read_table(path: str | Path) -> dict:
     """The content of a table file.
 
     Raises:
-        UserError: there is no such file, or it is no table, or names no figures.
+        UserError: there is no such file, or it is no table, names no figures, or a row that it
+            lacks.
     """
     try:
         table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -88,8 +89,12 @@ def read_table(path: str | Path) -> dict:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(table, dict) or not isinstance(table.get("rows"), list):
         raise UserError(f"{path}: not a table: it has no rows")
+    names = {row["name"] for row in table["rows"]}
     for row in table["rows"]:
         row.setdefault("paper", {})
+        for key in ("baseline", "weights_from"):
+            if row.get(key) not in {None, *names}:
+                raise UserError(f"{path}: {key} of {row['name']!r} is no row: {row[key]!r}")
     if not figures_of(table):
         raise UserError(f"{path}: give the rows the paper's figures, or the table 'figures: [AP]'")
     return table

@@ -286,14 +286,21 @@ def test_all_of_equally_good_anchors_are_low_quality_matches():
     assert result.anchors.labels.tolist() == [0, 0, 0, C]
 
 
+def test_anchors_that_only_rounding_sets_apart_tie():
+    anchors = grid_anchors(4, 136, 8, ((40.3175 / 8, 40.3175 / 8),))
+    boxes = torch.tensor([[126.0, 12, 130, 16]])  # inside all anchors of 4 rows and 4 columns
+    assert (compare([anchors], boxes, torch.tensor([0])).anchors.labels == 0).sum() == 16
+
+
 def test_low_quality_matches_are_detectron2s(monkeypatch):
-    monkeypatch.setattr(matching, "_BLOCK_ENTRIES", 300)
+    monkeypatch.setattr(matching, "_BLOCK_ENTRIES", 64)
     matcher = Matcher([0.5], [0, 1], allow_low_quality_matches=True)
     levels = pyramid(shapes=[ONE_SHAPE] * 3)
     anchors = torch.cat([level.reshape(-1, 4) for level in levels])
     ties = 0
-    for size in (3, 4, 5, 6, 7, 12, 20, 40):
-        boxes = torch.tensor([[x, y, x + size, y + size] for x, y in ((1.0, 2), (18, 9), (22, 22))])
+    for sizes in ((3, 4, 20), (12, 5, 6), (7, 12, 40), (20, 3, 40)):
+        corners = zip(sizes, ((1.0, 2), (18, 9), (22, 22)), strict=True)
+        boxes = torch.tensor([[x, y, x + size, y + size] for size, (x, y) in corners])
         matches = pairwise_iou(Boxes(boxes), Boxes(anchors))
         _, labels = matcher(matches)
         result = compare(levels, boxes, torch.tensor([0, 1, 2]))

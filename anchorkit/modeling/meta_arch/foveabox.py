@@ -25,9 +25,10 @@ class FoveaBox(PointDetector):
         keys, dsla = cfg.MODEL.FOVEABOX, cfg.MODEL.DSLA
         arguments = super().from_config(cfg, keys, centerness_tower=None, level_scales=False)
         num_levels = len(arguments["strides"])
+        ranges = check_count("MODEL.FOVEABOX.SIZE_RANGES", keys.SIZE_RANGES, num_levels)
         labels = {
             "num_classes": arguments["num_classes"],
-            "size_ranges": check_count("MODEL.FOVEABOX.SIZE_RANGES", keys.SIZE_RANGES, num_levels),
+            "size_ranges": ranges,
             "strides": arguments["strides"],
         }
         if dsla.ENABLED:
@@ -36,7 +37,7 @@ class FoveaBox(PointDetector):
             )
             if size == "max_distance":
                 ends = cfg.MODEL.FCOS.SIZE_RANGE_ENDS
-                check_count("MODEL.FCOS.SIZE_RANGE_ENDS", ends, num_levels - 1)
+                ends = check_count("MODEL.FCOS.SIZE_RANGE_ENDS", ends, num_levels - 1)
                 labels["size_ranges"] = level_size_ranges(ends)
             assigner, loss_terms = build_dsla(dsla, size=size, **labels)
         else:

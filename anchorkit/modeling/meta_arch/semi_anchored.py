@@ -16,7 +16,7 @@ from ...assigners import (
     SemiAnchoredAssignment,
     level_size_ranges,
 )
-from ...config import check_choice, num_classes
+from ...config import check_choice, check_count, num_classes
 from ...geometry import aligned_iou
 from ...layers import flatten_levels
 from ...losses import (
@@ -134,7 +134,7 @@ class SemiAnchoredDetector(DenseDetector):
         self.max_detections = max_detections
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg, num_levels: int) -> dict:
         """What every host of the method reads from its config; hosts add network and anchors.
 
         "head_arguments" is for the host's head.
@@ -151,7 +151,7 @@ class SemiAnchoredDetector(DenseDetector):
                 "anchor_prior_prob": keys.ANCHOR_PRIOR_PROB,
             },
             "box2box_transform": Box2BoxTransform(weights=tuple(keys.BBOX_REG_WEIGHTS)),
-            "assigner": _build_assigner(cfg),
+            "assigner": _build_assigner(cfg, num_levels),
             "num_classes": num_classes(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -438,14 +438,15 @@ class SemiAnchoredDetector(DenseDetector):
         )
 
 
-def _build_assigner(cfg) -> SemiAnchoredAssigner:
+def _build_assigner(cfg, num_levels: int) -> SemiAnchoredAssigner:
     keys = cfg.MODEL.SEMI_ANCHORED
     labeling = _choice(cfg, "LABELING", ("anchors", "fcos", "fcos_shrink"))
     labeler = None
     if labeling != "anchors":
+        ends = check_count("MODEL.SEMI_ANCHORED.FCOS_RANGES", keys.FCOS_RANGES, num_levels - 1)
         labeler = FCOSAssigner(
             num_classes=num_classes(cfg),
-            size_ranges=level_size_ranges(keys.FCOS_RANGES),
+            size_ranges=level_size_ranges(ends),
             shrink=keys.SHRINK if labeling == "fcos_shrink" else 1.0,
         )
     return SemiAnchoredAssigner(

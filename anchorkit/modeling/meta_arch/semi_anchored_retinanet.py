@@ -3,7 +3,6 @@
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
 
-from ...config import check_count
 from ..heads import SemiAnchoredHead
 from .semi_anchored import SemiAnchoredDetector
 
@@ -19,10 +18,7 @@ class SemiAnchoredRetinaNet(SemiAnchoredDetector):
     @classmethod
     def from_config(cls, cfg) -> dict:
         keys = cfg.MODEL.SEMI_ANCHORED
-        if keys.LABELING != "anchors":
-            key = "MODEL.SEMI_ANCHORED.FCOS_RANGES"
-            check_count(key, keys.FCOS_RANGES, len(keys.IN_FEATURES) - 1)
-        arguments = super().from_config(cfg)
+        arguments = super().from_config(cfg, len(keys.IN_FEATURES))
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[name] for name in keys.IN_FEATURES]
         anchor_generator = build_anchor_generator(cfg, shapes)

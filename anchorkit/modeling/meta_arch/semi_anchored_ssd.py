@@ -17,9 +17,9 @@ class SemiAnchoredSSD(SemiAnchoredDetector):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        arguments = super().from_config(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
+        arguments = super().from_config(cfg, len(shapes))
         anchor_generator = build_anchor_generator(cfg, list(shapes.values()))
         head = SemiAnchoredSSDHead(
             in_channels=[shape.channels for shape in shapes.values()],
