@@ -235,8 +235,7 @@ def _add_fcos_keys(cfg: CfgNode) -> None:
     # Convolutions of each of the two towers, and their normalisation.
     node.NUM_CONVS = 4
     node.NORM = "GN"
-    # Convolutions of the towers have a bias although GN follows (torchvision's FCOS,
-    # mmdetection's FCOSv2).
+    # Convolutions of the towers have a bias although GN follows, as in torchvision's FCOS. (True)
     node.CONV_BIAS = False
     # The last convolution of each tower is deformable and modulated. (DSLA's Table 4)
     node.DEFORMABLE_TOWER = False

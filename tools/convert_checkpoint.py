@@ -5,7 +5,7 @@
     python tools/convert_checkpoint.py resnet50 weights/resnet50.pth \\
         --config-file configs/COCO-Detection/fcos_R_50_FPN_1x.yaml
     python tools/convert_checkpoint.py fcos_r50.pth weights/fcos_r50.safetensors \\
-        --config-file configs/COCO-Detection/fcos_R_50_FPN_1x.yaml --opts MODEL.FCOS.CONV_BIAS True
+        --config-file configs/COCO-Detection/fcosv2_R_50_FPN_1x.yaml
     python tools/convert_checkpoint.py output/model_final.pth weights/mine.safetensors --half \\
         --config-file output/config.yaml
 
