@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from anchorkit import analysis
+from anchorkit import analysis, reproduction
 from anchorkit.config import load_config
 from anchorkit.data import ImageBatch
 from anchorkit.errors import UserError
@@ -377,10 +377,8 @@ def test_an_anchor_more_costs_five_outputs_and_no_class_scores():
 
 
 def read_table(path: Path) -> dict:
-    table = yaml.safe_load(path.read_text())
+    table = reproduction.read_table(path)
     assert set(table) - {"figures"} == {"title", "dataset", "rows"}
-    for row in table["rows"]:
-        row.setdefault("paper", {})
     return table
 
 

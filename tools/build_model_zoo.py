@@ -14,12 +14,12 @@ from statistics import mean
 import anchorkit  # noqa: F401  first: it hides a warning that importing detectron2 raises
 
 # isort: split
-import yaml
 from detectron2.config import CfgNode
 
 from anchorkit import model_zoo
 from anchorkit.analysis import build_input, build_meta_model, count_macs, count_parameters
 from anchorkit.errors import UserError, exit_status
+from anchorkit.reproduction import read_table
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA_FILE = "anchorkit/model_zoo.yaml"
@@ -103,7 +103,7 @@ def read_tables() -> dict[str, dict]:
     """
     rows = {}
     for path in sorted(ROOT.glob("projects/*/tables/*.yaml")):
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        table = read_table(path)
         for row in table["rows"]:
             if not row.get("overrides"):
                 name = Path(row["config"]).stem
@@ -137,7 +137,7 @@ def build_section(section: dict, data_sets: dict, rows: dict[str, dict]) -> str:
 
 def build_row(name: str, section: dict, data_sets: dict, rows: dict[str, dict]) -> dict[str, str]:
     """The cells of a model by the title of their column."""
-    entry, table_row = section["models"][name], rows.get(name, {})
+    entry, table_row = section["models"][name], rows.get(name, {"paper": {}})
     cfg, gmacs = model_zoo.get_config(name), entry["macs"] / 1e9
     data_set = table_row.get("dataset", cfg.DATASETS.TEST[0])
     if data_set not in data_sets:
@@ -147,7 +147,7 @@ def build_row(name: str, section: dict, data_sets: dict, rows: dict[str, dict]) 
         "data": data_sets[data_set]["title"],
     }
     for key, title in section["figures"].items():
-        cells[f"paper's {title}"] = str(table_row.get("paper", {}).get(key, NONE))
+        cells[f"paper's {title}"] = str(table_row["paper"].get(key, NONE))
         seeds = entry.get("ours", {}).get(key, [])
         cells[f"our {title}"] = format_seeds(seeds, section["decimals"])
     if "note" in entry:
